@@ -1,0 +1,1 @@
+"""Infrastructure that knows nothing of loyalty: databases, time, identifiers, HTTP conventions, logs, metrics."""
