@@ -26,7 +26,6 @@ def connect(uri: str, database: str, *, serves_requests: bool = True, pool: int 
     `serves_requests` bounds every wait; jobs and tools, whose scans run for minutes, pass False.
     `pool` is the most connections at a time; give it the number of threads.
     """
-    limits: dict[str, int] = {"socketTimeoutMS": 2500} if serves_requests else {}
     client: MongoClient[Document] = MongoClient(
         uri,
         tz_aware=True,
@@ -36,6 +35,6 @@ def connect(uri: str, database: str, *, serves_requests: bool = True, pool: int 
         heartbeatFrequencyMS=1000,
         maxPoolSize=pool,
         connect=False,
-        **limits,
+        socketTimeoutMS=2500 if serves_requests else None,
     )
     return Database(client, database, write_concern=_MAJORITY, read_concern=ReadConcern("local"))

@@ -1,0 +1,206 @@
+"""The one function that writes the ledger.
+
+An append reads the end of a member's chain, lets the operation decide on it, and inserts the next entry with write
+concern majority and journal. That insert is the whole commit: no transaction, no lock, no state in between.
+
+* `_id` taken: somebody was faster. Read the end of the chain again, from the ledger, and decide again.
+* A key taken: the operation was done before. Its entry is the answer, or a conflict if the request differs.
+
+Many operations go in few inserts (group commit). Those that are alone with their member share one unordered insert.
+Several of one member are chained in memory and go in an ordered insert, so that an entry can never be stored after the
+one it builds on has failed. A key occurs once in an insert; its repetition waits for the next round and finds it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError, DuplicateKeyError
+
+from loyalty.infra.clock import Clock
+from loyalty.ledger.entry import Draft, Head, make_entry, member_of
+from loyalty.ledger.heads import read_heads
+from loyalty.ledger.state import Document, Refusal, State, due, fold
+
+Ledger = Collection[Document]
+
+_MOST_IN_AN_INSERT = 1000
+_MOST_ROUNDS = 200
+
+
+class Contention(Exception):
+    """Other writers of the same members were faster two hundred times; a retry with the same key is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One business act on one member's chain.
+
+    `keys` make it happen once (see `entry.business_key`); `request` tells a repetition from a conflict. `decide` is
+    pure: from the settled state, the number of the entry to be, and the instant, to a draft, or it raises Refusal.
+    """
+
+    program: str
+    member: int
+    keys: tuple[bytes, ...]
+    request: bytes
+    decide: Callable[[State, int, datetime], Draft]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an operation: `entry` is the one it made, or the one that its key had made before."""
+
+    status: Literal["applied", "replayed", "conflict", "refused"]
+    entry: Document | None = None
+    refusal: Refusal | None = None
+
+
+def append(
+    ledger: Ledger, operations: Sequence[Operation], *, clock: Clock, heads: Mapping[int, Head] | None = None
+) -> list[Outcome]:
+    """Append each operation, or find out why not; outcomes in the order of the operations.
+
+    `heads` are chain ends that the caller has just read from the ledger, to spare reading them again. An exception of
+    the driver means that the outcome is unknown; the same operations may then be appended again.
+    """
+    return _Append(ledger, operations, clock, dict(heads or {})).run()
+
+
+class _Append:
+    def __init__(
+        self, ledger: Ledger, operations: Sequence[Operation], clock: Clock, heads: dict[int, Head]
+    ) -> None:
+        self.ledger = ledger
+        self.operations = operations
+        self.clock = clock
+        self.heads = heads
+        self.outcomes: dict[int, Outcome] = {}
+
+    def run(self) -> list[Outcome]:
+        waiting = list(range(len(self.operations)))
+        for _ in range(_MOST_ROUNDS):
+            if not waiting:
+                return [self.outcomes[index] for index in range(len(self.operations))]
+            self._read_missing_heads(waiting)
+            made, doubtful = self._decide(waiting)
+            if self._insert(made) or doubtful:
+                self._find_done([index for index in waiting if index not in self.outcomes])
+            for index, refusal in doubtful.items():
+                self.outcomes.setdefault(index, Outcome("refused", refusal=refusal))
+            waiting = [index for index in waiting if index not in self.outcomes]
+        raise Contention
+
+    def _read_missing_heads(self, waiting: Iterable[int]) -> None:
+        members = {self.operations[index].member for index in waiting}
+        missing = [member for member in members if member not in self.heads]
+        if missing:
+            self.heads.update(read_heads(self.ledger, missing))
+
+    def _decide(
+        self, waiting: Iterable[int]
+    ) -> tuple[dict[int, list[tuple[int, Document]]], dict[int, Refusal]]:
+        """The next entries of each member, in order, and the refusals, which stand unless the key was done before.
+
+        A refusal counts only against the stored end of a chain: after an entry of this round, which may yet fail, the
+        operation waits for the next one.
+        """
+        now = self.clock()
+        heads = dict(self.heads)
+        made: dict[int, list[tuple[int, Document]]] = {}
+        doubtful: dict[int, Refusal] = {}
+        claimed: set[bytes] = set()
+        for index in waiting:
+            operation = self.operations[index]
+            if not claimed.isdisjoint(operation.keys):
+                continue
+            claimed.update(operation.keys)
+            try:
+                entry, head = _next_entry(heads[operation.member], operation, now)
+            except Refusal as refusal:
+                if operation.member not in made:
+                    doubtful[index] = refusal
+                continue
+            heads[operation.member] = head
+            made.setdefault(operation.member, []).append((index, entry))
+        return made, doubtful
+
+    def _insert(self, made: Mapping[int, list[tuple[int, Document]]]) -> bool:
+        """Insert the entries; True if a key was taken. Members that lost a race are read again in the next round."""
+        alone = [entries[0] for entries in made.values() if len(entries) == 1]
+        chained = [entry for entries in made.values() if len(entries) > 1 for entry in entries]
+        key_taken = False
+        for entries, ordered in ((alone, False), (chained, True)):
+            for start in range(0, len(entries), _MOST_IN_AN_INSERT):
+                part = entries[start : start + _MOST_IN_AN_INSERT]
+                stored, by_key = self._insert_part(part, ordered)
+                key_taken = key_taken or by_key
+                for index, entry in stored:
+                    self.outcomes[index] = Outcome("applied", entry)
+                    self.heads[member_of(entry["_id"])] = Head.of(entry)
+                if len(stored) < len(part):
+                    kept = {index for index, _ in stored}
+                    for index, entry in part:
+                        if index not in kept:
+                            self.heads.pop(member_of(entry["_id"]), None)
+                    if ordered:
+                        return key_taken
+        return key_taken
+
+    def _insert_part(
+        self, part: list[tuple[int, Document]], ordered: bool
+    ) -> tuple[list[tuple[int, Document]], bool]:
+        """What was stored of `part`, and whether a key was taken."""
+        documents = [entry for _, entry in part]
+        try:
+            if len(documents) == 1:
+                self.ledger.insert_one(documents[0])
+            else:
+                self.ledger.insert_many(documents, ordered=ordered)
+        except DuplicateKeyError as error:
+            return [], "keys" in (error.details or {}).get("keyPattern", {})
+        except BulkWriteError as error:
+            failures = {failure["index"]: failure for failure in error.details["writeErrors"]}
+            if error.details["writeConcernErrors"] or any(f["code"] != 11000 for f in failures.values()):
+                raise
+            end = min(failures) if ordered else len(part)
+            stored = [pair for place, pair in enumerate(part[:end]) if place not in failures]
+            return stored, any("keys" in failure["keyPattern"] for failure in failures.values())
+        return part, False
+
+    def _find_done(self, waiting: Sequence[int]) -> None:
+        """Answer every waiting operation of which a key is in the ledger already."""
+        keys = [key for index in waiting for key in self.operations[index].keys]
+        done: dict[bytes, Document] = {}
+        for entry in self.ledger.find({"keys": {"$in": keys}}):
+            done.update((bytes(key), entry) for key in entry["keys"])
+        for index in waiting:
+            operation = self.operations[index]
+            before = [done[key] for key in operation.keys if key in done]
+            if before:
+                same = all(bytes(entry["evidence"]["request"]) == operation.request for entry in before)
+                self.outcomes[index] = Outcome("replayed" if same else "conflict", before[0])
+
+
+def _next_entry(head: Head, operation: Operation, now: datetime) -> tuple[Document, Head]:
+    """The entry after `head`, and the head after it. Ledger time never runs backwards within a chain."""
+    recorded_at = now if head.recorded_at is None else max(now, head.recorded_at)
+    settling = due(head.state, recorded_at)
+    settled = fold(head.state, settling)
+    draft = operation.decide(settled, head.sequence + 1, recorded_at)
+    draft.evidence["request"] = operation.request
+    state = fold(settled, draft.postings)
+    entry = make_entry(
+        head,
+        draft,
+        program=operation.program,
+        keys=operation.keys,
+        state=state,
+        postings=[*settling, *draft.postings],
+        recorded_at=recorded_at,
+    )
+    return entry, Head(head.member, head.sequence + 1, entry["hash"], state, recorded_at)

@@ -1,0 +1,82 @@
+"""The `wallets` collection: the latest state of each member, for lists, reports and jobs.
+
+A projection follows the ledger and can be dropped and rebuilt from it, giving identical documents. It may lag, so no
+balance is answered and nothing is decided from it. Applying an entry twice, or after a newer one, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from pymongo import ReplaceOne
+from pymongo.errors import BulkWriteError
+
+from loyalty.infra.mongo import Mongo
+from loyalty.ledger.entry import member_of, sequence_of
+from loyalty.ledger.state import Document
+
+_FIELDS = {"program": 1, "recorded_at": 1, "state": 1}
+_BATCH = 1000
+
+
+def wallet_document(entry: Mapping[str, Any]) -> Document:
+    """The projection of one entry."""
+    return {
+        "_id": member_of(entry["_id"]),
+        "program": entry["program"],
+        "sequence": sequence_of(entry["_id"]),
+        "recorded_at": entry["recorded_at"],
+        "wallets": entry["state"]["wallets"],
+    }
+
+
+def project(db: Mongo, entries: Iterable[Mapping[str, Any]]) -> int:
+    """Bring the wallets of these entries' members up to them; how many documents were written."""
+    newest: dict[int, Document] = {}
+    for entry in entries:
+        document = wallet_document(entry)
+        known = newest.get(document["_id"])
+        if known is None or known["sequence"] < document["sequence"]:
+            newest[document["_id"]] = document
+    if not newest:
+        return 0
+    writes = [
+        ReplaceOne({"_id": member, "sequence": {"$lt": document["sequence"]}}, document, upsert=True)
+        for member, document in newest.items()
+    ]
+    try:
+        result = db.wallets.bulk_write(writes, ordered=False)
+    except BulkWriteError as error:
+        # A newer document stands there already: the filter did not match it, so the upsert met its _id.
+        failures = error.details["writeErrors"]
+        if error.details["writeConcernErrors"] or any(failure["code"] != 11000 for failure in failures):
+            raise
+        return len(writes) - len(failures)
+    return result.upserted_count + result.modified_count
+
+
+def rebuild(db: Mongo, *, progress: Callable[[int], None] = lambda entries: None) -> int:
+    """Make the projection anew from the whole ledger; the number of wallets. Safe while the ledger is written.
+
+    `progress` is called with the number of entries read so far.
+    """
+    db.wallets.delete_many({})
+    members: set[int] = set()
+    heads: list[Document] = []
+    latest: Document | None = None
+    count = 0
+    for count, entry in enumerate(db.ledger.find({}, _FIELDS, sort=[("_id", 1)], batch_size=_BATCH), start=1):
+        if latest is not None and member_of(latest["_id"]) != member_of(entry["_id"]):
+            members.add(member_of(latest["_id"]))
+            heads.append(latest)
+        latest = entry
+        if len(heads) >= _BATCH:
+            project(db, heads)
+            heads.clear()
+            progress(count)
+    if latest is not None:
+        members.add(member_of(latest["_id"]))
+        project(db, [*heads, latest])
+    progress(count)
+    return len(members)

@@ -1,0 +1,158 @@
+"""Seals: signed statements of what the ledger held, each chained to the one before.
+
+A seal names every entry that became part of the ledger since the last one, as the leaves of a Merkle tree
+(RFC 6962, section 2.1), and signs root, predecessor and time with the installation's Ed25519 key. Somebody who keeps
+one seal can later tell whether anything before it was changed.
+
+The new entries are those of each chain beyond what was sealed of it. Chains only grow at their end, so for each member
+one number says what is sealed, and a crash between two seals loses nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pymongo.errors import DuplicateKeyError
+
+from loyalty.infra.mongo import Mongo
+from loyalty.ledger.entry import SEQUENCE_BITS, canonical, member_of, sequence_of
+from loyalty.ledger.state import Document
+
+MOST_ENTRIES = 100_000
+"""Entries in one seal: its list of them stays far below the 16 MB of a document."""
+
+_GENESIS = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class SealedUpTo:
+    """How far each member's chain is sealed, and the seal that says so."""
+
+    number: int
+    hash: bytes
+    sequences: dict[int, int]
+
+
+def sealed_up_to(db: Mongo) -> SealedUpTo:
+    """Read it from the seals themselves."""
+    sequences: dict[int, int] = {}
+    number, digest = 0, _GENESIS
+    for seal in db.seals.find({}, {"entries": 1, "hash": 1}, sort=[("_id", 1)]):
+        _advance(sequences, unpack(seal["entries"]))
+        number, digest = seal["_id"], bytes(seal["hash"])
+    return SealedUpTo(number, digest, sequences)
+
+
+class Sealer:
+    """Makes seals for one installation, remembering between them how far it has come.
+
+    Only one process should seal at a time; a second one loses on the seal's number and nothing happens.
+    """
+
+    def __init__(self, db: Mongo, key: Ed25519PrivateKey) -> None:
+        self.db = db
+        self.key = key
+        self._position: SealedUpTo | None = None
+
+    def seal(self, now: datetime) -> Document | None:
+        """Seal what is new, at most `MOST_ENTRIES`; None if there is nothing new or another process was faster."""
+        position = self._position or sealed_up_to(self.db)
+        self._position = None
+        leaves = list(self._new_entries(position.sequences))
+        if not leaves:
+            self._position = position
+            return None
+        numbers = [number for number, _ in leaves]
+        seal: Document = {
+            "_id": position.number + 1,
+            "sealed_at": now,
+            "count": len(leaves),
+            "entries": struct.pack(f">{len(numbers)}q", *numbers),
+            "root": merkle_root([digest for _, digest in leaves]),
+            "prev": position.hash,
+        }
+        seal["hash"] = seal_hash(seal)
+        seal["signature"] = self.key.sign(seal["hash"])
+        try:
+            self.db.seals.insert_one(seal)
+        except DuplicateKeyError:
+            return None
+        _advance(position.sequences, numbers)
+        self._position = SealedUpTo(seal["_id"], seal["hash"], position.sequences)
+        return seal
+
+    def _new_entries(self, sealed: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
+        """Number and hash of what is not sealed. The projection says cheaply which chains have grown."""
+        taken = 0
+        for wallet in self.db.wallets.find({}, {"sequence": 1}):
+            member, known = wallet["_id"], sealed.get(wallet["_id"], 0)
+            if wallet["sequence"] <= known:
+                continue
+            chain = {
+                "_id": {
+                    "$gt": member << SEQUENCE_BITS | known,
+                    "$lte": member << SEQUENCE_BITS | wallet["sequence"],
+                }
+            }
+            for entry in self.db.ledger.find(
+                chain, {"hash": 1}, sort=[("_id", 1)], limit=MOST_ENTRIES - taken
+            ):
+                taken += 1
+                yield entry["_id"], bytes(entry["hash"])
+            if taken == MOST_ENTRIES:
+                return
+
+
+def seal_hash(seal: Mapping[str, Any]) -> bytes:
+    """SHA-256 over the canonical seal without its hash and signature."""
+    content = {name: value for name, value in seal.items() if name not in ("hash", "signature")}
+    return hashlib.sha256(canonical(content)).digest()
+
+
+def seal_defects(
+    seal: Mapping[str, Any], hashes: Sequence[bytes], prev: bytes, key: Ed25519PublicKey
+) -> list[str]:
+    """What is wrong with a seal, given the stored hashes of its entries, in its order."""
+    defects = []
+    if bytes(seal["prev"]) != prev:
+        defects.append("it does not follow the seal before it")
+    if merkle_root(hashes) != bytes(seal["root"]):
+        defects.append("its entries are not those that it sealed")
+    if seal_hash(seal) != bytes(seal["hash"]):
+        defects.append("its content was changed")
+    try:
+        key.verify(bytes(seal["signature"]), bytes(seal["hash"]))
+    except InvalidSignature:
+        defects.append("its signature is not the installation's")
+    return defects
+
+
+def unpack(entries: bytes) -> tuple[int, ...]:
+    """The numbers of a seal's entries, in the order of the leaves."""
+    return struct.unpack(f">{len(entries) // 8}q", entries)
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """The Merkle tree hash of RFC 6962: leaves and nodes have different prefixes, an odd node moves up unchanged."""
+    level = [hashlib.sha256(b"\0" + leaf).digest() for leaf in leaves]
+    if not level:
+        return hashlib.sha256().digest()
+    while len(level) > 1:
+        pairs = [
+            hashlib.sha256(b"\1" + left + right).digest()
+            for left, right in zip(level[::2], level[1::2], strict=False)
+        ]
+        level = pairs + level[len(pairs) * 2 :]
+    return level[0]
+
+
+def _advance(sequences: dict[int, int], numbers: Iterable[int]) -> None:
+    for number in numbers:
+        sequences[member_of(number)] = sequence_of(number)
