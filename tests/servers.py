@@ -1,0 +1,271 @@
+"""Real servers for the tests: MongoDB as a replica set of one, Redis, and the application under gunicorn.
+
+Nothing here stands in for anything. Each server is a child process with its own folder, killable and
+startable again on the same data, so that a fault test can cut its power (`kill`), hang it (`freeze`) and
+bring it back (`start`).
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from loyalty.ops.embedded import mongod_path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+REPLICA_SET = "loyalty"
+
+
+class ServerError(RuntimeError):
+    """A server did not come up; the message carries the end of its log."""
+
+
+class Server:
+    """One child process: `command` is what runs, `log` where it writes, `is_ready` how its readiness is seen.
+
+    The process leads a session of its own, so that a signal reaches its workers and never the tests.
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.log = directory / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def environment(self) -> Mapping[str, str] | None:
+        """The whole environment of the process; None means that of the tests."""
+        return None
+
+    def is_ready(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise ServerError(f"{self.name} is not running")
+        return self._process.pid
+
+    def start(self, *, timeout_s: float = 30) -> None:
+        """Start the process and wait until it is ready."""
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                cwd=self.directory,
+                start_new_session=True,
+            )
+        wait_until(self._is_up, timeout_s=timeout_s, failure=self._failure)
+
+    def kill(self) -> None:
+        """SIGKILL the process and every child of it: what a power cut does to software."""
+        self._signal(signal.SIGKILL)
+        self._reap()
+
+    def stop(self) -> None:
+        """Ask it to end, and insist after 10 s."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGCONT)
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._reap()
+
+    def freeze(self) -> None:
+        """SIGSTOP: the port still answers the TCP handshake, and nothing after it."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.killpg(self.pid, number)
+
+    def _reap(self) -> None:
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def _is_up(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise ServerError(self._failure())
+        return self.is_ready()
+
+    def _failure(self) -> str:
+        tail = self.log.read_text(errors="replace").splitlines()[-25:] if self.log.exists() else []
+        return f"{self.name} did not come up. The end of its log:\n" + "\n".join(tail)
+
+
+class Mongod(Server):
+    """A replica set of one, so that majority writes, change streams and transactions are the real ones."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("mongod", directory)
+        self.port = free_port()
+        self.data = directory / "data"
+        self.data.mkdir(exist_ok=True)
+        self._initiated = False
+
+    def command(self) -> list[str]:
+        # A small cache (the default takes half of the memory) and no diagnostics: two cores serve all the
+        # tests.
+        return [
+            str(mongod_path()),
+            *("--dbpath", str(self.data)),
+            *("--bind_ip", "127.0.0.1", "--port", str(self.port), "--nounixsocket"),
+            *("--replSet", REPLICA_SET),
+            *("--wiredTigerCacheSizeGB", "0.25"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        ]
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://127.0.0.1:{self.port}/?replicaSet={REPLICA_SET}"
+
+    def connect(self) -> MongoClient[dict[str, Any]]:
+        """A client of the tests' own; whoever calls closes it."""
+        return MongoClient(self.uri, tz_aware=True, serverSelectionTimeoutMS=10_000)
+
+    def is_ready(self) -> bool:
+        with MongoClient[dict[str, Any]](
+            f"mongodb://127.0.0.1:{self.port}/?directConnection=true", serverSelectionTimeoutMS=200
+        ) as client:
+            try:
+                if not self._initiated:
+                    member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
+                    client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [member]})
+                    self._initiated = True
+                return bool(client.admin.command("hello")["isWritablePrimary"])
+            except PyMongoError:
+                return False
+
+
+class Redis(Server):
+    """Redis on a socket in its folder; append-only, as on a real server."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__("redis", directory)
+        # A socket's address has room for about 100 bytes and the folders of pytest are deep.
+        self.socket = Path(f"/tmp/loyalty-{os.getpid()}-{free_port()}.redis")
+
+    def command(self) -> list[str]:
+        binary = shutil.which("redis-server")
+        if binary is None:
+            raise ServerError("redis-server is not installed. Run: apt-get install redis-server")
+        return [
+            binary,
+            *("--port", "0", "--unixsocket", str(self.socket)),
+            *("--dir", str(self.directory)),
+            *("--appendonly", "yes", "--save", ""),
+        ]
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def is_ready(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.settimeout(1)
+                connection.connect(str(self.socket))
+                connection.sendall(b"PING\r\n")
+                return connection.recv(16).startswith(b"+PONG")
+            except OSError:
+                return False
+
+    def stop(self) -> None:
+        super().stop()
+        self.socket.unlink(missing_ok=True)
+
+
+class Application(Server):
+    """The application as it runs on a server: gunicorn with our configuration, on a port of the loopback."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        mongo_uri: str,
+        database: str,
+        redis_url: str | None,
+        workers: int = 2,
+        **settings: str,
+    ) -> None:
+        super().__init__("gunicorn", directory)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.workers = workers
+        metrics = directory / "metrics"
+        metrics.mkdir(exist_ok=True)
+        storage = directory / "storage"
+        storage.mkdir(exist_ok=True)
+        self.settings = {
+            "LOYALTY_MONGO_URI": mongo_uri,
+            "LOYALTY_MONGO_DATABASE": database,
+            "LOYALTY_SECRET_KEY": secrets.token_urlsafe(48),
+            "LOYALTY_SEAL_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
+            "LOYALTY_STORAGE_PATH": str(storage),
+            "LOYALTY_PUBLIC_URL": self.url,
+            "PROMETHEUS_MULTIPROC_DIR": str(metrics),
+            **({"LOYALTY_REDIS_URL": redis_url} if redis_url else {}),
+            **{f"LOYALTY_{name.upper()}": value for name, value in settings.items()},
+        }
+
+    def command(self) -> list[str]:
+        return [
+            *(sys.executable, "-m", "gunicorn"),
+            *("--config", str(REPOSITORY / "loyalty" / "gunicorn.conf.py")),
+            *("--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers)),
+            "loyalty.app:create_app()",
+        ]
+
+    def environment(self) -> Mapping[str, str]:
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TZ") if name in os.environ}
+        return {**inherited, "PYTHONPATH": str(REPOSITORY), **self.settings}
+
+    def is_ready(self) -> bool:
+        """Alive, which is not the same as able to reach its database: a fault test starts it without one."""
+        try:
+            return httpx.get(f"{self.url}/healthz", timeout=2).is_success
+        except httpx.TransportError:
+            return False
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float, failure: Callable[[], str]) -> None:
+    """Poll until `condition` holds; ServerError with what `failure` says after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServerError(failure())
+        time.sleep(0.05)
