@@ -26,7 +26,7 @@ def to_minor(amount: str, currency: str) -> int:
     """`"11.77"` in USD is 1177. Refuses more decimals than the currency has unless they are zeros."""
     match = _DECIMAL.fullmatch(amount)
     if not match:
-        raise MoneyError("an amount is a decimal string such as \"11.77\"")
+        raise MoneyError('an amount is a decimal string such as "11.77"')
     sign, whole, fraction = match.group(1), match.group(2), match.group(3) or ""
     digits = exponent(currency)
     if fraction[digits:].strip("0"):

@@ -72,9 +72,7 @@ def append(
 
 
 class _Append:
-    def __init__(
-        self, ledger: Ledger, operations: Sequence[Operation], clock: Clock, heads: dict[int, Head]
-    ) -> None:
+    def __init__(self, ledger: Ledger, operations: Sequence[Operation], clock: Clock, heads: dict[int, Head]) -> None:
         self.ledger = ledger
         self.operations = operations
         self.clock = clock
@@ -101,9 +99,7 @@ class _Append:
         if missing:
             self.heads.update(read_heads(self.ledger, missing))
 
-    def _decide(
-        self, waiting: Iterable[int]
-    ) -> tuple[dict[int, list[tuple[int, Document]]], dict[int, Refusal]]:
+    def _decide(self, waiting: Iterable[int]) -> tuple[dict[int, list[tuple[int, Document]]], dict[int, Refusal]]:
         """The next entries of each member, in order, and the refusals, which stand unless the key was done before.
 
         A refusal counts only against the stored end of a chain: after an entry of this round, which may yet fail, the
@@ -151,9 +147,7 @@ class _Append:
                         return key_taken
         return key_taken
 
-    def _insert_part(
-        self, part: list[tuple[int, Document]], ordered: bool
-    ) -> tuple[list[tuple[int, Document]], bool]:
+    def _insert_part(self, part: list[tuple[int, Document]], ordered: bool) -> tuple[list[tuple[int, Document]], bool]:
         """What was stored of `part`, and whether a key was taken."""
         documents = [entry for _, entry in part]
         try:

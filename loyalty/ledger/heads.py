@@ -28,11 +28,7 @@ def head_lookup(number: str = "$_id") -> list[Document]:
                     "last": {"$multiply": [{"$add": [number, 1]}, 1 << SEQUENCE_BITS]},
                 },
                 "pipeline": [
-                    {
-                        "$match": {
-                            "$expr": {"$and": [{"$gt": ["$_id", "$$first"]}, {"$lt": ["$_id", "$$last"]}]}
-                        }
-                    },
+                    {"$match": {"$expr": {"$and": [{"$gt": ["$_id", "$$first"]}, {"$lt": ["$_id", "$$last"]}]}}},
                     {"$sort": {"_id": -1}},
                     {"$limit": 1},
                     {"$project": _HEAD_FIELDS},
@@ -68,9 +64,7 @@ def read_entry(ledger: Collection[Document], number: int) -> Document | None:
     return ledger.find_one({"_id": number})
 
 
-def read_entries(
-    ledger: Collection[Document], member: int, *, before: int | None, limit: int
-) -> list[Document]:
+def read_entries(ledger: Collection[Document], member: int, *, before: int | None, limit: int) -> list[Document]:
     """A page of a chain, newest first. `before` is the `_id` where the last page ended."""
     chain = _chain(member)
     if before is not None:

@@ -101,9 +101,7 @@ class Sealer:
                     "$lte": member << SEQUENCE_BITS | wallet["sequence"],
                 }
             }
-            for entry in self.db.ledger.find(
-                chain, {"hash": 1}, sort=[("_id", 1)], limit=MOST_ENTRIES - taken
-            ):
+            for entry in self.db.ledger.find(chain, {"hash": 1}, sort=[("_id", 1)], limit=MOST_ENTRIES - taken):
                 taken += 1
                 yield entry["_id"], bytes(entry["hash"])
             if taken == MOST_ENTRIES:
@@ -116,9 +114,7 @@ def seal_hash(seal: Mapping[str, Any]) -> bytes:
     return hashlib.sha256(canonical(content)).digest()
 
 
-def seal_defects(
-    seal: Mapping[str, Any], hashes: Sequence[bytes], prev: bytes, key: Ed25519PublicKey
-) -> list[str]:
+def seal_defects(seal: Mapping[str, Any], hashes: Sequence[bytes], prev: bytes, key: Ed25519PublicKey) -> list[str]:
     """What is wrong with a seal, given the stored hashes of its entries, in its order."""
     defects = []
     if bytes(seal["prev"]) != prev:
@@ -146,8 +142,7 @@ def merkle_root(leaves: Sequence[bytes]) -> bytes:
         return hashlib.sha256().digest()
     while len(level) > 1:
         pairs = [
-            hashlib.sha256(b"\1" + left + right).digest()
-            for left, right in zip(level[::2], level[1::2], strict=False)
+            hashlib.sha256(b"\1" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)
         ]
         level = pairs + level[len(pairs) * 2 :]
     return level[0]

@@ -187,9 +187,7 @@ class Wallet:
             defects.append("a bucket or a lot is below what it can be")
         came = self.earned + self.adjusted + self.restored - self.spent - self.expired - self.reversed
         if came != self.available + self.pending + self.held:
-            defects.append(
-                f"lifetime totals give {came}, the buckets {self.available + self.pending + self.held}"
-            )
+            defects.append(f"lifetime totals give {came}, the buckets {self.available + self.pending + self.held}")
         if list(self.lots) != sorted(self.lots, key=Lot.order):
             defects.append("the lots are not in order of consumption")
         return defects
@@ -325,17 +323,11 @@ def _apply(wallet: Wallet, posting: Posting) -> Wallet:
 
 def _take(wallet: Wallet, posting: Posting) -> tuple[Lot, ...]:
     lot = wallet.lot(posting.lot)
-    if (
-        lot is None
-        or lot.points < posting.points
-        or (lot.activates_at is None) != (posting.source == "available")
-    ):
+    if lot is None or lot.points < posting.points or (lot.activates_at is None) != (posting.source == "available"):
         raise LedgerDefect(f"lot {posting.lot} does not hold {posting.points} {posting.source} points")
     rest = lot.points - posting.points
     return tuple(
-        replace(other, points=rest) if other is lot else other
-        for other in wallet.lots
-        if other is not lot or rest
+        replace(other, points=rest) if other is lot else other for other in wallet.lots if other is not lot or rest
     )
 
 
@@ -351,8 +343,7 @@ def _put(wallet: Wallet, posting: Posting, *, expires_at: datetime | None) -> tu
     if (lot.activates_at, lot.expires_at) != (activates_at, expires_at):
         raise LedgerDefect(f"lot {number} activates or expires at another instant")
     return tuple(
-        replace(other, points=other.points + posting.points) if other is lot else other
-        for other in wallet.lots
+        replace(other, points=other.points + posting.points) if other is lot else other for other in wallet.lots
     )
 
 

@@ -74,9 +74,7 @@ def verify(
     return found
 
 
-def entry_defects(
-    entry: Mapping[str, Any], sequence: int, prev: bytes, before: State
-) -> tuple[list[str], State]:
+def entry_defects(entry: Mapping[str, Any], sequence: int, prev: bytes, before: State) -> tuple[list[str], State]:
     """What is wrong with the entry that should stand at `sequence` after `prev` and `before`, and the state after it."""
     defects = []
     if sequence_of(entry["_id"]) != sequence:
