@@ -34,7 +34,7 @@ class Defect:
 
 @dataclass(slots=True)
 class Verification:
-    """What a verification found. `available` and the kinds count what the ledger says, for comparison with other books."""
+    """What a verification found. `available` and `kinds` are what the ledger says, to compare with other books."""
 
     entries: int = 0
     chains: int = 0
@@ -75,7 +75,7 @@ def verify(
 
 
 def entry_defects(entry: Mapping[str, Any], sequence: int, prev: bytes, before: State) -> tuple[list[str], State]:
-    """What is wrong with the entry that should stand at `sequence` after `prev` and `before`, and the state after it."""
+    """What is wrong with the entry that should stand at `sequence` after `before`, and the state after it."""
     defects = []
     if sequence_of(entry["_id"]) != sequence:
         defects.append(f"entry {sequence} of the chain is missing")
