@@ -1,0 +1,217 @@
+"""Lab sites: real systemd servers on this machine, made and removed by name.
+
+>>> lab = Lab(site="lab", hosts=["box1"])
+>>> lab.up()                                    # doctest: +SKIP
+>>> lab.ssh("box1", ["uname", "-n"]).stdout     # doctest: +SKIP
+'box1\n'
+>>> lab.down()                                  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from loyalty.ops import host, mounts, network, rootfs
+from loyalty.ops.errors import Failure, Refusal
+from loyalty.ops.locks import locked
+from loyalty.ops.server import Server
+from loyalty.ops.site import LAB_DIRECTORY, Site, check_name
+
+Say = Callable[[str], None]
+"""Takes one line about what happens now."""
+
+
+class Lab:
+    """The servers of one site. Every method may be called again after a crash or Ctrl-C at any line."""
+
+    def __init__(self, site: str = "lab", hosts: Sequence[str] = ("box1",), say: Say = lambda line: None) -> None:
+        """``hosts`` are inventory names; ``say`` is told what happens."""
+        check_name("site", site)
+        for name in hosts:
+            check_name("host", name)
+        self.site = site
+        self.hosts = list(hosts)
+        self._say = say
+
+    def up(self) -> None:
+        """Make the servers that are missing and boot those that are off; the rest is left alone."""
+        host.refuse_problems(host.check_basics())
+        if missing := host.missing_packages():
+            self._say(f"installing on this machine: {' '.join(missing)}")
+            host.install_packages(missing)
+        with self._site_lock():
+            site = Site.load(self.site)
+            fresh = any(name not in site.addresses for name in self.hosts)
+            site.make_directory()
+            host.refuse_problems(host.check_lab(LAB_DIRECTORY, fresh=fresh))
+            self._base(site)
+            site.make_secrets()
+            self._network(site)
+            for name in self.hosts:
+                site.allot_address(name)
+            site.save()
+            servers = [self._server(site, name) for name in self.hosts]
+            for server in servers:
+                site.cgroups[server.name] = sorted({*site.cgroups.get(server.name, []), *map(str, server.make_cgroups())})
+            site.save()
+            off = [server for server in servers if not server.nspawn_pid()]
+            if off:
+                self._say(f"booting {', '.join(server.name for server in off)}")
+            with ThreadPoolExecutor(max_workers=max(1, len(servers))) as pool:
+                list(pool.map(lambda server: self._start(site, server), servers))
+            self._write_known_hosts(site)
+            site.write_inventory()
+
+    def down(self) -> None:
+        """Remove the site: servers, network, keys, secrets, files. The base tree stays for the other sites."""
+        host.refuse_problems(host.check_basics())
+        with self._site_lock():
+            site = Site.load(self.site)
+            if site.subnet is not None:
+                servers = [self._server(site, name) for name in site.addresses]
+                if servers:
+                    self._say(f"powering off {', '.join(server.name for server in servers)}")
+                with ThreadPoolExecutor(max_workers=max(1, len(servers))) as pool:
+                    list(pool.map(lambda server: server.remove(_groups(site, server.name)), servers))
+            with locked(network.RUN_DIRECTORY / "network.lock"):
+                network.remove(site.tag)
+            mounts.remove_tree(site.directory)
+        for directory in (LAB_DIRECTORY / "sites", LAB_DIRECTORY, network.RUN_DIRECTORY):
+            if directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+
+    def boot(self, name: str) -> None:
+        """Switch a server on (after `kill`, this is its crash recovery) and wait until SSH answers."""
+        with self._site_lock():
+            site = self._existing()
+            self._network(site)
+            server = self._server(site, self._known(site, name))
+            site.cgroups[name] = sorted({*site.cgroups.get(name, []), *map(str, server.make_cgroups())})
+            site.save()
+            self._start(site, server)
+
+    def kill(self, name: str) -> None:
+        """Cut a server's power: nothing in it gets a chance to tidy up. Its disk stays."""
+        site = self._existing()
+        self._server(site, self._known(site, name)).kill()
+
+    def address(self, name: str) -> str:
+        """Return the server's IPv4 address."""
+        site = self._existing()
+        return site.addresses[self._known(site, name)]
+
+    def running(self) -> dict[str, bool]:
+        """Return for every server of the site whether it is switched on."""
+        site = Site.load(self.site)
+        return {name: self._server(site, name).nspawn_pid() is not None for name in site.addresses}
+
+    def ssh_command(self, name: str, command: Sequence[str] = (), *, terminal: bool = False) -> list[str]:
+        """Return the ssh line that runs ``command`` as root on the server.
+
+        One word is handed to the server's shell as it is (``"ls | wc -l"``); several are words of one command.
+        """
+        site = self._existing()
+        remote = list(command) if len(command) == 1 else [shlex.join(command)] if command else []
+        options = ["-t"] if terminal else ["-T"]
+        address = site.addresses[self._known(site, name)]
+        return ["ssh", *options, "-i", str(site.key), *site.ssh_options(), f"root@{address}", *remote]
+
+    def ssh(
+        self, name: str, command: Sequence[str], *, input_text: str | None = None, timeout_s: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` as root on the server and return its output and exit code (255: no connection)."""
+        return subprocess.run(
+            self.ssh_command(name, command),
+            input=input_text,
+            stdin=subprocess.DEVNULL if input_text is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def _site_lock(self):  # type: ignore[no-untyped-def]
+        tag = Site(self.site).tag
+        return locked(network.RUN_DIRECTORY / f"{tag}.lock", waiting=lambda: self._say("waiting for another command"))
+
+    def _existing(self) -> Site:
+        site = Site.load(self.site)
+        if site.subnet is None:
+            raise Refusal(f"There is no lab site {self.site}.", f"Make it: ./appliance lab up --site {self.site}")
+        return site
+
+    def _known(self, site: Site, name: str) -> str:
+        if name not in site.addresses:
+            there = ", ".join(site.addresses) or "none"
+            raise Refusal(f"The site {site.name} has no server {name} (it has {there}).", "Name one of these.")
+        return name
+
+    def _server(self, site: Site, name: str) -> Server:
+        assert site.subnet is not None
+        return Server(
+            name=name,
+            tag=site.tag,
+            address=site.addresses[name],
+            subnet=site.subnet,
+            base=LAB_DIRECTORY / "base" / site.base,
+            directory=site.server_directory(name),
+        )
+
+    def _base(self, site: Site) -> None:
+        """Give the site a base tree. Servers that exist keep theirs: an overlay must not change its ground."""
+        if site.base and (LAB_DIRECTORY / "base" / site.base).is_dir():
+            return
+        if site.base and site.addresses:
+            raise Failure(f"The base tree of the site {site.name} is gone.", f"./appliance down --site {site.name}")
+        identity = rootfs.base_identity()
+        directory = LAB_DIRECTORY / "base" / identity
+        with locked(LAB_DIRECTORY / "base.lock", waiting=lambda: self._say("waiting for the base system of another site")):
+            if not directory.is_dir():
+                self._say("building the base system (once; about a minute)")
+                rootfs.build(directory, cache=cache_directory() / "debootstrap", log=site.directory / "debootstrap.log")
+        site.base = identity
+        site.save()
+
+    def _network(self, site: Site) -> None:
+        with locked(network.RUN_DIRECTORY / "network.lock"):
+            if site.subnet is None:
+                site.subnet = network.free_subnet(site.tag)
+                site.save()
+            network.create(site.tag, site.subnet)
+
+    def _start(self, site: Site, server: Server) -> None:
+        server.prepare(site.key.with_name("id_ed25519.pub").read_text())
+        server.boot(_groups(site, server.name))
+
+    def _write_known_hosts(self, site: Site) -> None:
+        lines = [f"{site.addresses[name]} {self._server(site, name).host_key()}\n" for name in site.addresses]
+        site.known_hosts.write_text("".join(lines))
+
+
+def purge_base() -> list[Path]:
+    """Remove the base trees that no site uses; return them."""
+    from loyalty.ops.site import sites
+
+    used = {Site.load(name).base for name in sites()}
+    unused = [tree for tree in (LAB_DIRECTORY / "base").glob("*") if tree.name not in used]
+    for tree in unused:
+        mounts.remove_tree(tree)
+    for directory in (LAB_DIRECTORY / "base", LAB_DIRECTORY):
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+    return unused
+
+
+def cache_directory() -> Path:
+    """Return where downloads are kept for the next time."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "loyalty"
+
+
+def _groups(site: Site, name: str) -> list[Path]:
+    return [Path(group) for group in site.cgroups.get(name, [])]
