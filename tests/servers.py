@@ -164,12 +164,14 @@ class Mongod(Server):
 
 
 class Redis(Server):
-    """Redis on a socket in its folder; append-only, as on a real server."""
+    """Redis on a socket in its folder; append-only, as on a real server.
+
+    Keep the folder's name short: a socket's address has room for about 100 bytes.
+    """
 
     def __init__(self, directory: Path) -> None:
         super().__init__("redis", directory)
-        # A socket's address has room for about 100 bytes and the folders of pytest are deep.
-        self.socket = Path(f"/tmp/loyalty-{os.getpid()}-{free_port()}.redis")
+        self.socket = directory / "redis.sock"
 
     def command(self) -> list[str]:
         binary = shutil.which("redis-server")
@@ -195,10 +197,6 @@ class Redis(Server):
                 return connection.recv(16).startswith(b"+PONG")
             except OSError:
                 return False
-
-    def stop(self) -> None:
-        super().stop()
-        self.socket.unlink(missing_ok=True)
 
 
 class Application(Server):

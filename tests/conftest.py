@@ -1,0 +1,56 @@
+"""Fixtures for every test that needs something real: a replica set, Redis, the application over HTTP.
+
+Each pytest worker has servers of its own (`-n 2` starts two of each); each test has a database, or a program,
+of its own.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loyalty.infra.mongo import Mongo, connect
+from tests.servers import Mongod, Redis
+
+
+@pytest.fixture(scope="session")
+def servers_directory() -> Iterator[Path]:
+    """Where the servers of this worker keep their data and logs; gone at the end. Short, because sockets live there."""
+    with tempfile.TemporaryDirectory(prefix="loyalty-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def mongod(servers_directory: Path) -> Iterator[Mongod]:
+    """A replica set of one. Do not kill this one: fault tests start their own."""
+    server = Mongod(servers_directory / "mongod")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_directory: Path) -> Iterator[Redis]:
+    """Redis. Do not kill this one: fault tests start their own."""
+    server = Redis(servers_directory / "redis")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def mongo_uri(mongod: Mongod) -> str:
+    return mongod.uri
+
+
+@pytest.fixture
+def empty_database(mongo_uri: str) -> Iterator[Mongo]:
+    """A database that holds nothing, not even collections; connected as the application connects."""
+    database = connect(mongo_uri, f"test_{secrets.token_hex(8)}", serves_requests=False)
+    yield database
+    database.client.drop_database(database.name)
+    database.client.close()
