@@ -80,12 +80,9 @@ def derive(
         addresses[name] = address
 
     edges = _edges(hosts, groups, ports)
-    networks: list[str] = []
-    for network in admin_networks:
-        try:
-            networks.append(str(ipaddress.ip_network(network, strict=False)))
-        except ValueError:
-            problems.append(f"site_admin_networks: '{network}' is no network. Write it as 192.0.2.0/24.")
+    networks = _networks(admin_networks, problems)
+    if not networks:
+        problems.append("site_admin_networks is empty: nobody could use SSH. Name at least one network.")
     for name, facts in hosts.items():
         client = str(facts.get("ssh_client") or "")
         if client and networks and not _contains(networks, client):
@@ -185,6 +182,23 @@ def _edges(
                 if source != target:
                     draw(source, target, service, ports[service], why)
     return list(edges.values())
+
+
+def _networks(written: list[str], problems: list[str]) -> list[str]:
+    """`written` without overlaps, which nftables refuses; what is no network is added to `problems`."""
+    v4: list[ipaddress.IPv4Network] = []
+    v6: list[ipaddress.IPv6Network] = []
+    for text in written:
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            problems.append(f"site_admin_networks: '{text}' is no network. Write it as 192.0.2.0/24.")
+            continue
+        if isinstance(network, ipaddress.IPv4Network):
+            v4.append(network)
+        else:
+            v6.append(network)
+    return [str(n) for n in ipaddress.collapse_addresses(v4)] + [str(n) for n in ipaddress.collapse_addresses(v6)]
 
 
 def _sources(origin: str, addresses: Mapping[str, str], admin_networks: list[str]) -> list[str]:
