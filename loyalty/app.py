@@ -1,0 +1,69 @@
+"""create_app(): the only place where the parts are wired together.
+
+Loading is light and connects to nothing, so that gunicorn can load the application once and fork.
+"""
+
+from __future__ import annotations
+
+from apiflask import APIFlask
+
+from loyalty import __version__
+from loyalty.auth import routes as keys
+from loyalty.auth.service import authenticate
+from loyalty.config import Settings, load_settings
+from loyalty.infra.clock import Clock, system_clock
+from loyalty.infra.http.endpoint import EXTENSION, Api, Wiring
+from loyalty.infra.http.observe import Observed
+from loyalty.infra.http.render import install_error_handlers
+from loyalty.infra.logging import configure_logging
+from loyalty.infra.ratelimit import RateLimiter
+from loyalty.infra.services import Services
+from loyalty.programs import routes as programs
+from loyalty.web.operations import operations
+
+# The order is the order of the API document.
+APIS: tuple[Api, ...] = (programs.api, keys.api)
+
+
+def create_app(settings: Settings | None = None, *, clock: Clock = system_clock) -> APIFlask:
+    """The WSGI application. SettingsError names every setting that is missing or wrong."""
+    settings = settings or load_settings()
+    configure_logging(settings.log_level)
+    app = APIFlask(
+        "loyalty",
+        title="Loyalty API",
+        version=__version__,
+        json_errors=False,
+        spec_path=None,
+        docs_path=None,
+        static_folder=None,
+    )
+    wire_services(app, Services(settings, clock=clock))
+    install_error_handlers(app)
+    register_api(app)
+    register_pages(app)
+    observe(app)
+    return app
+
+
+def wire_services(app: APIFlask, services: Services) -> None:
+    """What every endpoint is handed."""
+    limiter = RateLimiter(services.settings.rate_limit_per_minute)
+    app.extensions[EXTENSION] = Wiring(services=services, authenticate=authenticate, admit=limiter.admit)
+
+
+def register_api(app: APIFlask) -> None:
+    """The features' endpoints."""
+    app.url_map.strict_slashes = False
+    for api in APIS:
+        app.register_blueprint(api)
+
+
+def register_pages(app: APIFlask) -> None:
+    """Health, documentation, console."""
+    app.register_blueprint(operations)
+
+
+def observe(app: APIFlask) -> None:
+    """Request ids, log lines and metrics around everything, errors included."""
+    app.wsgi_app = Observed(app.wsgi_app)  # type: ignore[method-assign]

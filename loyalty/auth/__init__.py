@@ -1,0 +1,1 @@
+"""API keys: opaque, scoped, expiring; only their hash is stored."""

@@ -1,0 +1,135 @@
+"""Reading a request: size, content type, JSON, and every defect of it at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Request
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from loyalty.infra.http.problems import MalformedJson, PayloadTooLarge, UnsupportedMediaType
+from loyalty.infra.problems import ValidationFailed
+
+NORMAL_BODY_BYTES = 1 << 20
+MOST_DEFECTS = 100  # a list longer than this helps nobody
+
+
+def read_bytes(request: Request, *, max_bytes: int = NORMAL_BODY_BYTES) -> bytes:
+    """The body, refused with 413 before and while it is read if it is larger than `max_bytes`."""
+    length = request.content_length
+    if length is not None and length > max_bytes:
+        raise too_large(max_bytes)
+    request.max_content_length = max_bytes  # for a chunked body, whose length nobody announced
+    try:
+        return request.stream.read()
+    except RequestEntityTooLarge:
+        raise too_large(max_bytes) from None
+
+
+def too_large(max_bytes: int) -> PayloadTooLarge:
+    """The 413 that says how much is allowed."""
+    return PayloadTooLarge(f"Send at most {max_bytes} bytes in one request.", max_bytes=max_bytes)
+
+
+def require_json(request: Request) -> None:
+    """415 unless the body is declared as JSON (`application/json` or `application/…+json`)."""
+    declared = request.environ.get("CONTENT_TYPE", "")
+    if declared != "application/json":
+        kind = declared.split(";", 1)[0].strip().lower()
+        if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+            raise UnsupportedMediaType("Send the body as Content-Type: application/json.")
+
+
+def parse_json(raw: bytes) -> Any:
+    """The JSON value. MalformedJson says where it goes wrong; NaN, bad UTF-8 and lone surrogates are not JSON."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if not raw:
+            raise MalformedJson("The body is empty. Send a JSON object.") from None
+        raise MalformedJson(
+            f"{error.msg[:1].upper()}{error.msg[1:]} at line {error.lineno}, column {error.colno}."
+        ) from None
+
+
+def validate(model: type[BaseModel], raw: bytes) -> Any:
+    """`raw` as `model`, JSON types taken literally; ValidationFailed lists every defect."""
+    try:
+        return model.__pydantic_validator__.validate_json(raw)
+    except ValidationError as error:
+        raise ValidationFailed("Correct the fields that `errors` names.", errors=defects(error)) from None
+
+
+def validate_query(model: type[BaseModel], request: Request) -> Any:
+    """The query string as `model`; a parameter given twice or unknown is a defect like any other."""
+    arguments: dict[str, Any] = {}
+    repeated = []
+    for name, values in request.args.lists():
+        if len(values) > 1:
+            repeated.append({"parameter": name, "code": "repeated", "detail": "Give this parameter once."})
+        arguments[name] = values[0]
+    try:
+        result = model.model_validate(arguments)
+    except ValidationError as error:
+        found = [
+            {
+                "parameter": ".".join(str(part) for part in defect["loc"]),
+                "code": _code(defect),
+                "detail": _detail(defect),
+            }
+            for defect in _listed(error)
+        ]
+        raise ValidationFailed("Correct the parameters that `errors` names.", errors=repeated + found) from None
+    if repeated:
+        raise ValidationFailed("Correct the parameters that `errors` names.", errors=repeated)
+    return result
+
+
+def defects(error: ValidationError, *, prefix: str = "") -> list[dict[str, str]]:
+    """Each defect as `{pointer, code, detail}`; the pointer follows RFC 6901, below `prefix`."""
+    return [
+        {"pointer": prefix + pointer(defect["loc"]), "code": _code(defect), "detail": _detail(defect)}
+        for defect in _listed(error)
+    ]
+
+
+def pointer(path: tuple[int | str, ...]) -> str:
+    """The JSON pointer of a path: `("a/b", 0)` is `/a~1b/0`, and the whole document is the empty text."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling of a JSON value: keys sorted, no spaces. Two bodies are the same when this is."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def _listed(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_input=False)[:MOST_DEFECTS]
+
+
+def _code(defect: ErrorDetails) -> str:
+    kind = defect["type"]
+    return _CODES.get(kind, "wrong_type" if kind.endswith(("_type", "_parsing")) else kind)
+
+
+_CODES = {
+    "extra_forbidden": "unknown_field",
+    "missing": "missing",
+    "value_error": "invalid_value",
+    "enum": "invalid_value",
+    "literal_error": "invalid_value",
+    "string_pattern_mismatch": "invalid_value",
+    "int_from_float": "wrong_type",
+    "union_tag_invalid": "invalid_value",
+    "union_tag_not_found": "missing",
+}
+
+
+def _detail(defect: ErrorDetails) -> str:
+    if defect["type"] == "extra_forbidden":
+        return "There is no such field here."
+    message = defect["msg"].removeprefix("Value error, ")
+    return message if message.endswith(".") else message + "."

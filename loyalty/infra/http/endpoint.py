@@ -1,0 +1,225 @@
+"""One decorator per endpoint: the signature of the view is the contract.
+
+    programs = Api("programs", "Programs", "What a program is.")
+
+    @programs.patch("/v1/programs/<program_id>", scope="programs:write", if_match="required", problems=(NotFound,))
+    def change_program(context: Context, program_id: str, body: ProgramChange) -> Reply[ProgramOut]:
+        '''Change a program
+
+        Only the fields that are sent change.'''
+
+A view takes the context, the variable parts of the path, and when it has parameters of these names: `body` (a `Body`
+model), `raw` (the bytes, for bodies that are not one JSON object), `query` (a `Query` model). It returns a model, or
+a `Reply` where status, entity tag or headers differ. Everything else (key, scope, rate limit, size, content type,
+JSON, all defects at once, idempotency, ETag, 304) happens here, in this order, and lands in the API document.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Literal
+
+from apiflask import APIBlueprint
+from flask import Response, current_app, request
+from pydantic import BaseModel
+
+from loyalty.infra.http import body as bodies
+from loyalty.infra.http import problems as refusals
+from loyalty.infra.http.context import Caller, Context
+from loyalty.infra.http.idempotency import fingerprint, once
+from loyalty.infra.http.model import Query
+from loyalty.infra.http.reply import Reply, encode, render
+from loyalty.infra.problems import IdempotencyConflict, Problem, Unavailable, ValidationFailed
+from loyalty.infra.services import Services
+
+__all__ = ["EXTENSION", "Api", "Context", "Endpoint", "Reply", "Wiring"]
+
+EXTENSION = "loyalty"
+
+Method = Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
+View = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the API document says about an endpoint."""
+
+    method: Method
+    path: str
+    view: View
+    scope: str | None
+    status: int
+    body: type[BaseModel] | None
+    query: type[BaseModel] | None
+    answer: Any
+    media: tuple[str, ...]
+    answers: dict[int, str]
+    if_match: Literal["required", "optional"] | None
+    idempotent: bool
+    problems: tuple[type[Problem], ...]
+    example: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """What `create_app` hands to every endpoint, kept in `app.extensions["loyalty"]`.
+
+    `authenticate(services, authorization_header)` gives the caller or refuses; `admit(services, caller)` counts the
+    request against the caller's limit and gives the RateLimit headers, or refuses.
+    """
+
+    services: Services
+    authenticate: Callable[[Services, str | None], Caller]
+    admit: Callable[[Services, Caller], tuple[tuple[str, str], ...]]
+
+
+_ALWAYS: tuple[type[Problem], ...] = (refusals.BadRequest, Unavailable, refusals.InternalError)
+_AUTHENTICATED = (refusals.Unauthenticated, refusals.Forbidden, refusals.RateLimited)
+_WITH_BODY = (refusals.MalformedJson, refusals.PayloadTooLarge, refusals.UnsupportedMediaType)
+_IDEMPOTENT = (refusals.InvalidIdempotencyKey, IdempotencyConflict, refusals.RequestInProgress)
+
+
+class Api(APIBlueprint):
+    """The endpoints of one feature."""
+
+    def __init__(self, name: str, title: str, description: str) -> None:
+        super().__init__(name, f"loyalty.{name}", tag={"name": title, "description": description})
+        self.title = title
+        self.endpoints: list[Endpoint] = []
+
+    def endpoint(
+        self,
+        method: Method,
+        path: str,
+        *,
+        scope: str | None,
+        status: int = 200,
+        problems: tuple[type[Problem], ...] = (),
+        idempotent: bool = False,
+        idempotency_header: bool = False,
+        if_match: Literal["required", "optional"] | None = None,
+        max_body_bytes: int = bodies.NORMAL_BODY_BYTES,
+        media: tuple[str, ...] = ("application/json",),
+        answers: dict[int, str] | None = None,
+        example: Any = None,
+    ) -> Callable[[View], View]:
+        """Register a view.
+
+        `scope` that the key must have; None makes the endpoint public (no key, no limit).
+        `idempotent` keeps the first answer for an Idempotency-Key; `idempotency_header` only documents the header,
+        for views with a mechanism of their own. `answers` describes further successful statuses.
+        `media` are the content types that a view with `raw` reads. `example` is a request body that works.
+        """
+
+        def register(view: View) -> View:
+            hints = typing.get_type_hints(view)
+            wanted = inspect.signature(view).parameters
+            body: type[BaseModel] | None = hints.get("body")
+            query: type[BaseModel] | None = hints.get("query")
+            answer = hints.get("return")
+            takes_raw = "raw" in wanted
+            has_body = body is not None or takes_raw
+            all_problems = (
+                *problems,
+                *(_AUTHENTICATED if scope else ()),
+                *(_WITH_BODY if has_body else ()),
+                *((ValidationFailed,) if has_body or query else ()),
+                *((refusals.PreconditionFailed,) if if_match else ()),
+                *((refusals.PreconditionRequired,) if if_match == "required" else ()),
+                *(_IDEMPOTENT if idempotent or idempotency_header else ()),
+                *_ALWAYS,
+            )
+            self.endpoints.append(
+                Endpoint(
+                    method=method,
+                    path=path,
+                    view=view,
+                    scope=scope,
+                    status=status,
+                    body=body,
+                    query=query,
+                    answer=answer,
+                    media=media if has_body else (),
+                    answers=answers or {},
+                    if_match=if_match,
+                    idempotent=idempotent or idempotency_header,
+                    problems=tuple(dict.fromkeys(all_problems)),
+                    example=example,
+                )
+            )
+
+            @wraps(view)
+            def handle(**arguments: Any) -> Response:
+                received = request._get_current_object()  # type: ignore[attr-defined]
+                environ = received.environ
+                environ["loyalty.route"] = path
+                wiring: Wiring = current_app.extensions[EXTENSION]
+                caller = None
+                if scope is not None:
+                    caller = wiring.authenticate(wiring.services, environ.get("HTTP_AUTHORIZATION"))
+                    environ["loyalty.caller"] = caller
+                    environ["loyalty.headers"] = wiring.admit(wiring.services, caller)
+                    if scope not in caller.scopes:
+                        raise refusals.Forbidden(f"This key needs the scope {scope}.", scope=scope)
+                context = Context(wiring.services, received, caller)
+                raw = b""
+                if has_body:
+                    if not takes_raw:
+                        bodies.require_json(received)
+                    raw = bodies.read_bytes(received, max_bytes=max_body_bytes)
+                parsed = None
+                if body is not None:
+                    parsed = bodies.parse_json(raw)
+                    arguments["body"] = bodies.validate(body, raw)
+                elif takes_raw:
+                    arguments["raw"] = raw
+                if query is not None:
+                    arguments["query"] = bodies.validate_query(query, received)
+                elif environ.get("QUERY_STRING"):
+                    bodies.validate_query(Query, received)  # an unknown parameter is a mistake, not a wish
+                key = context.idempotency_key() if idempotent else None
+                if key is None:
+                    return render(view(context, **arguments), status, received)
+                asked = (method, received.full_path, environ.get("HTTP_IF_MATCH", ""))
+                return once(
+                    context.services.db,
+                    program=context.program,
+                    key=key,
+                    fingerprint=fingerprint(*asked, bodies.canonical(parsed)),
+                    clock=context.services.clock,
+                    perform=lambda: _perform(view, context, arguments, status),
+                )
+
+            self.route(path, methods=[method], endpoint=view.__name__)(handle)
+            return view
+
+        return register
+
+    def get(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
+        """A read."""
+        return self.endpoint("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
+        """A creation or an action."""
+        return self.endpoint("POST", path, **options)
+
+    def patch(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
+        """A change of the fields that are sent."""
+        return self.endpoint("PATCH", path, **options)
+
+    def delete(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
+        """A removal."""
+        return self.endpoint("DELETE", path, **options)
+
+
+def _perform(view: View, context: Context, arguments: dict[str, Any], status: int) -> tuple[Response, bytes]:
+    """The answer, and what of it may be kept: a secret is shown once and never stored."""
+    result = view(context, **arguments)
+    response = render(result, status, context.request)
+    if isinstance(result, Reply) and result.stored is not None:
+        return response, encode(result.stored)
+    return response, response.get_data()

@@ -1,0 +1,100 @@
+"""The first answer again: `Idempotency-Key` for changes that do not go through the ledger.
+
+A record is inserted before the work starts and completed with the answer. Two requests with one key therefore never
+run together, and a retry after a lost answer changes nothing. (The ledger has a stronger fence: there the key is
+part of the entry itself.) Refusals that only say "later" or "look again" are not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from hashlib import sha256
+
+from bson.binary import Binary
+from flask import Response
+from pymongo import IndexModel
+from pymongo.errors import DuplicateKeyError
+
+from loyalty.infra.clock import Clock
+from loyalty.infra.http.problems import RequestInProgress
+from loyalty.infra.http.render import problem_response
+from loyalty.infra.mongo import Mongo
+from loyalty.infra.problems import IdempotencyConflict, Problem
+
+COLLECTION = "idempotency_keys"
+KEPT = timedelta(days=35)
+TAKEN_OVER_AFTER = timedelta(seconds=30)  # whoever holds the record longer has crashed: no request lives that long
+INDEXES = {COLLECTION: [IndexModel("created_at", name="expiry", expireAfterSeconds=int(KEPT.total_seconds()))]}
+
+_NOT_KEPT = frozenset({412, 428, 429})
+_KEPT_HEADERS = ("Content-Type", "ETag", "Location")
+
+
+def fingerprint(*parts: str | bytes) -> bytes:
+    """What makes two requests the same request."""
+    digest = sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.digest()
+
+
+def once(
+    db: Mongo,
+    *,
+    program: str,
+    key: str,
+    fingerprint: bytes,
+    clock: Clock,
+    perform: Callable[[], tuple[Response, bytes]],
+) -> Response:
+    """The answer of `perform`, run at most once for a key.
+
+    `perform` gives the response and the bytes of it that may be stored. IdempotencyConflict when the key was used
+    for another request, RequestInProgress while the first one runs.
+    """
+    records = db[COLLECTION]
+    now = clock()
+    record_id = Binary(sha256(f"{program}\0{key}".encode()).digest())
+    try:
+        records.insert_one({"_id": record_id, "fingerprint": fingerprint, "created_at": now, "started_at": now})
+    except DuplicateKeyError:
+        found = records.find_one({"_id": record_id})
+        if found is not None:
+            if found["fingerprint"] != fingerprint:
+                raise IdempotencyConflict("Use a new Idempotency-Key for a new request.") from None
+            if "status" in found:
+                return _replay(found)
+        abandoned = records.find_one_and_update(
+            {"_id": record_id, "status": {"$exists": False}, "started_at": {"$lt": now - TAKEN_OVER_AFTER}},
+            {"$set": {"started_at": now}},
+        )
+        if abandoned is None:
+            raise RequestInProgress(
+                "The first request with this Idempotency-Key has not been answered yet.", headers={"Retry-After": "1"}
+            ) from None
+    try:
+        response, body = perform()
+    except Problem as problem:
+        if problem.status >= 500 or problem.status in _NOT_KEPT:
+            records.delete_one({"_id": record_id, "started_at": now})
+            raise
+        response = problem_response(problem)
+        body = response.get_data()
+    except BaseException:
+        records.delete_one({"_id": record_id, "started_at": now})
+        raise
+    headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+    records.update_one(
+        {"_id": record_id, "started_at": now},
+        {"$set": {"status": response.status_code, "headers": headers, "body": body}},
+    )
+    return response
+
+
+def _replay(record: dict) -> Response:  # type: ignore[type-arg]
+    response = Response(record["body"], record["status"], record["headers"])
+    response.headers["Idempotent-Replayed"] = "true"
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,63 @@
+"""Around every request: its id, its log line, its metrics. A WSGI layer, because it must cover every answer."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import structlog
+
+from loyalty.infra.http.context import current_request_id
+from loyalty.infra.metrics import RequestMetrics
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds by machines
+
+log = structlog.get_logger("loyalty.request")
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Observed:
+    """Wraps the application. Endpoints leave `loyalty.route`, `loyalty.caller` and `loyalty.headers` in the environ."""
+
+    def __init__(self, application: Wsgi) -> None:
+        self._application = application
+        self._metrics = RequestMetrics()
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        started = time.perf_counter()
+        request_id = environ.get("HTTP_X_REQUEST_ID")
+        if request_id is None or not _SANE_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(12)
+        token = current_request_id.set(request_id)
+        status = "500"
+
+        def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            nonlocal status
+            status = line[:3]
+            headers.append(("X-Request-Id", request_id))
+            headers.extend(environ.get("loyalty.headers", ()))
+            return start_response(line, headers, exc_info)
+
+        try:
+            return self._application(environ, start)
+        finally:
+            seconds = time.perf_counter() - started
+            rule = environ.get("loyalty.route", "unmatched")
+            method = environ["REQUEST_METHOD"]
+            self._metrics.observe(method, rule, status, seconds)
+            if rule not in _QUIET:
+                caller = environ.get("loyalty.caller")
+                log.info(
+                    "request",
+                    method=method,
+                    route=rule,
+                    status=int(status),
+                    milliseconds=round(seconds * 1000, 2),
+                    key=caller.key if caller else None,
+                )
+            current_request_id.reset(token)

@@ -1,0 +1,1 @@
+"""Programs: whose points they are, in which currency and time zone they think."""

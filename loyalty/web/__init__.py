@@ -1,0 +1,1 @@
+"""Pages for people: the API's documentation and the console. No business logic."""
