@@ -53,10 +53,14 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an operation: `entry` is the one it made, or the one that its key had made before."""
+    """What became of an operation: `entry` is the one it made, or the one that its key had made before.
+
+    `key` says which of the operation's keys was used before with another request.
+    """
 
     status: Literal["applied", "replayed", "conflict", "refused"]
     entry: Document | None = None
+    key: bytes | None = None
     refusal: Refusal | None = None
 
 
@@ -174,10 +178,19 @@ class _Append:
             done.update((bytes(key), entry) for key in entry["keys"])
         for index in waiting:
             operation = self.operations[index]
-            before = [done[key] for key in operation.keys if key in done]
-            if before:
-                same = all(bytes(entry["evidence"]["request"]) == operation.request for entry in before)
-                self.outcomes[index] = Outcome("replayed" if same else "conflict", before[0])
+            for key in operation.keys:
+                entry = done.get(key)
+                if entry is None:
+                    continue
+                if bytes(entry["evidence"]["request"]) != operation.request:
+                    self.outcomes[index] = Outcome("conflict", entry, key=key)
+                    break
+                self.outcomes.setdefault(index, Outcome("replayed", entry))
+
+
+def preview(head: Head, operation: Operation, now: datetime) -> Document:
+    """The entry that `append` would make now, without making it. Refusal as in `append`."""
+    return _next_entry(head, operation, now)[0]
 
 
 def _next_entry(head: Head, operation: Operation, now: datetime) -> tuple[Document, Head]:

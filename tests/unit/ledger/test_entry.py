@@ -73,7 +73,9 @@ def test_the_hash_is_the_same_after_the_database_has_had_the_entry() -> None:
     assert entry_hash(stored) == entry["hash"] == stored["hash"]
 
 
-@pytest.mark.parametrize("field", ["program", "keys", "kind", "occurred_at", "recorded_at", "postings", "evidence", "prev"])
+@pytest.mark.parametrize(
+    "field", ["program", "keys", "kind", "occurred_at", "recorded_at", "postings", "evidence", "prev"]
+)
 def test_every_field_is_under_the_hash(field: str) -> None:
     entry = example()
     changed = {**entry, field: "something else"}

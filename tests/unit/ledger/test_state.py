@@ -105,9 +105,7 @@ def test_a_state_survives_its_document(taken: list[tuple[str, int, int | None, i
 
 
 @given(steps, days)
-def test_settling_twice_is_settling_once(
-    taken: list[tuple[str, int, int | None, int | None]], later: int
-) -> None:
+def test_settling_twice_is_settling_once(taken: list[tuple[str, int, int | None, int | None]], later: int) -> None:
     state, _, now = run(taken)
     instant = now + timedelta(days=later)
     settled = fold(state, due(state, instant))
@@ -173,7 +171,16 @@ def test_pending_points_cannot_be_spent() -> None:
         Posting("points", "issuance", "available", 5, 1, expires_at=day(1)),
         Posting("points", "issuance", "pending", 5, 9),
     ],
-    ids=["more than the lot", "no such lot", "nothing", "negative", "no such move", "not pending", "other expiry", "when?"],
+    ids=[
+        "more than the lot",
+        "no such lot",
+        "nothing",
+        "negative",
+        "no such move",
+        "not pending",
+        "other expiry",
+        "when?",
+    ],
 )
 def test_what_cannot_happen_is_a_defect(posting: Posting) -> None:
     state = fold(State(), credit(State(), "points", 10, source="issuance", sequence=1))

@@ -1,0 +1,1 @@
+"""Points as members and tills see them: acts that change them, balances, entries and explanations."""

@@ -1,0 +1,139 @@
+"""Verification names what was tampered with, whatever it was."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import datetime
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from loyalty.infra.clock import system_clock
+from loyalty.infra.ids import entry_id, member_id
+from loyalty.infra.mongo import Mongo
+from loyalty.ledger import INDEXES
+from loyalty.ledger.append import Operation, append
+from loyalty.ledger.entry import Draft, entry_hash, entry_key
+from loyalty.ledger.projection import rebuild
+from loyalty.ledger.seal import Sealer
+from loyalty.ledger.state import State, credit
+from loyalty.ledger.verify import verify
+
+KEY = Ed25519PrivateKey.generate()
+
+
+def earn(member: int) -> Operation:
+    def decide(state: State, sequence: int, now: datetime) -> Draft:
+        return Draft("earn", now, credit(state, "points", 10, source="issuance", sequence=sequence), {})
+
+    return Operation("main", member, (secrets.token_bytes(16),), b"r" * 16, decide)
+
+
+@pytest.fixture
+def db(empty_database: Mongo) -> Mongo:
+    """Three members with four entries each, sealed in two seals, and projected."""
+    db = empty_database
+    for collection, indexes in INDEXES.items():
+        db[collection].create_indexes(indexes)
+    sealer = Sealer(db, KEY)
+    for _ in range(2):
+        append(db.ledger, [earn(member) for member in (1, 2, 3) for _ in range(2)], clock=system_clock)
+        rebuild(db)
+        sealer.seal(system_clock())
+    return db
+
+
+def test_a_sound_ledger_has_no_defects_and_is_counted(db: Mongo) -> None:
+    found = verify(db, seal_key=KEY.public_key())
+    assert found.defects == []
+    assert (found.entries, found.chains, found.seals, found.sealed_entries) == (12, 3, 2, 12)
+    assert found.available == {"points": 120}
+    assert found.kinds == {"earn": 12}
+
+
+def test_a_seal_covers_only_what_is_new(db: Mongo) -> None:
+    assert [seal["count"] for seal in db.seals.find(sort=[("_id", 1)])] == [6, 6]
+    assert Sealer(db, KEY).seal(system_clock()) is None
+
+
+def test_two_sealers_cannot_fork_the_chain_of_seals(db: Mongo) -> None:
+    one, other = Sealer(db, KEY), Sealer(db, KEY)
+    assert one.seal(system_clock()) is other.seal(system_clock()) is None  # both know the chain's end now
+    append(db.ledger, [earn(1)], clock=system_clock)
+    rebuild(db)
+    assert one.seal(system_clock()) is not None
+    assert other.seal(system_clock()) is None
+    append(db.ledger, [earn(1)], clock=system_clock)
+    rebuild(db)
+    assert other.seal(system_clock()) is not None
+    assert verify(db, seal_key=KEY.public_key()).ok
+
+
+def raise_points(db: Mongo) -> str:
+    number = entry_key(2, 3)
+    db.ledger.update_one({"_id": number}, {"$inc": {"postings.0.points": 1}})
+    return entry_id(number)
+
+
+def forge_state(db: Mongo) -> str:
+    """The forger even recomputes the hash of the entry."""
+    entry = db.ledger.find_one({"_id": entry_key(1, 2)})
+    assert entry is not None
+    wallet = entry["state"]["wallets"]["points"]
+    wallet["available"] = wallet["lifetime"]["earned"] = wallet["lots"][0]["points"] = 1000
+    entry["hash"] = entry_hash(entry)
+    db.ledger.replace_one({"_id": entry["_id"]}, entry)
+    return entry_id(entry["_id"])
+
+
+def remove_from_the_middle(db: Mongo) -> str:
+    db.ledger.delete_one({"_id": entry_key(3, 2)})
+    return entry_id(entry_key(3, 3))
+
+
+def remove_the_end(db: Mongo) -> str:
+    db.ledger.delete_one({"_id": entry_key(3, 4)})
+    return "seal 2"
+
+
+def drop_a_seal(db: Mongo) -> str:
+    db.seals.delete_one({"_id": 1})
+    return "seal 2"
+
+
+def change_a_seal(db: Mongo) -> str:
+    db.seals.update_one({"_id": 1}, {"$set": {"sealed_at": system_clock()}})
+    return "seal 1"
+
+
+def change_the_projection(db: Mongo) -> str:
+    db.wallets.update_one({"_id": 2}, {"$set": {"wallets.points.available": 1}})
+    return f"wallets of {member_id(2)}"
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        raise_points,
+        forge_state,
+        remove_from_the_middle,
+        remove_the_end,
+        drop_a_seal,
+        change_a_seal,
+        change_the_projection,
+    ],
+)
+def test_the_first_broken_thing_is_named(db: Mongo, tamper: Callable[[Mongo], str]) -> None:
+    where = tamper(db)
+    found = verify(db, seal_key=KEY.public_key())
+    assert not found.ok
+    assert found.defects[0].where == where
+
+
+def test_a_whole_chain_made_anew_is_caught_by_the_seals(db: Mongo) -> None:
+    db.ledger.delete_many({"_id": {"$gt": 1 << 24, "$lt": 2 << 24}})
+    append(db.ledger, [earn(1) for _ in range(4)], clock=system_clock)
+    rebuild(db)
+    assert verify(db).ok  # the chain itself is sound
+    assert [defect.where for defect in verify(db, seal_key=KEY.public_key()).defects] == ["seal 1", "seal 2"]
