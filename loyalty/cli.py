@@ -7,11 +7,16 @@ configuration is wrong.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
+import orjson
+import structlog
 from pymongo.errors import OperationFailure, PyMongoError
 
 from loyalty import __version__
@@ -20,6 +25,8 @@ from loyalty.infra.clock import system_clock
 from loyalty.infra.problems import Problem
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from loyalty.infra.mongo import Mongo
 
 
@@ -75,7 +82,7 @@ class Commands(click.Group):
             raise Failed(f"MongoDB refused: {reason}\n{remedy}") from None
         except PyMongoError as error:
             raise Failed(
-                f"MongoDB does not answer: {str(error)[:300]}\n"
+                f"MongoDB does not answer: {str(error).split(' (configured')[0]}\n"
                 "Check that mongod runs (systemctl status mongod) and that LOYALTY_MONGO_URI names it."
             ) from None
 
@@ -86,21 +93,24 @@ def _sentences(problem: Problem) -> str:
     return "\n".join(lines)
 
 
-def _progress(wanted: bool | None) -> Callable[[int, int], None] | None:
-    """A line on stderr that `f(done, total)` keeps up to date; None where nobody watches."""
-    if wanted is None:
-        wanted = sys.stderr.isatty()
-    if not wanted:
-        return None
+def _defects(error: ValidationError) -> str:
+    return "\n".join(f"{defect['loc'][0]}: {defect['msg']}" for defect in error.errors(include_url=False))
 
-    def show(done: int, total: int) -> None:
-        percent = 100 * done // total if total else 100
-        end = "\n" if done >= total else ""
-        if sys.stderr.isatty():
-            click.echo(f"\r{done:,} of {total:,} entries ({percent} %)", nl=False, err=True)
-            click.echo(end, nl=False, err=True)
-        else:
-            click.echo(f"{done} of {total} entries ({percent} %)", err=True)
+
+def _print_json(value: object) -> None:
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z).decode())
+
+
+def _progress(wanted: bool | None, total: int) -> Callable[[int], None]:
+    """Keeps a line on stderr up to date with the number of entries done; silent where nobody watches."""
+    terminal = sys.stderr.isatty()
+    if wanted is False or (wanted is None and not terminal):
+        return lambda done: None
+
+    def show(done: int) -> None:
+        percent = min(100, 100 * done // max(total, 1))
+        line = f"{done:,} of about {total:,} entries ({percent} %)"
+        click.echo(f"\r{line}" if terminal else line, nl=not terminal or done >= total, err=True)
 
     return show
 
@@ -130,6 +140,266 @@ def main(ctx: click.Context) -> None:
       loyalty ledger verify                              proof that nothing was changed
     """
     ctx.obj = Tool()
+    # Standard output is for answers; what the parts log goes beside it, and only if it matters.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+@main.command()
+@click.pass_obj
+def migrate(tool: Tool) -> None:
+    """Create the collections and indexes that this release needs.
+
+    Only adds, so the release that is running keeps working. Again changes nothing. Needs the rights of the user
+    loyalty_migrator: put its connection string into LOYALTY_MONGO_URI (`loyalty migrate` on a server does).
+    """
+    from loyalty.schema import migrate_all
+
+    added = migrate_all(tool.database())
+    click.echo("\n".join(added) if added else "Nothing to do: the database is up to date.")
+
+
+@main.group()
+def program() -> None:
+    """Loyalty programs: whose points they are."""
+
+
+@program.command("create")
+@click.argument("program_id", metavar="ID")
+@click.option("--name", required=True, help="Name that people see.")
+@click.option("--currency", required=True, help="ISO 4217 code of all amounts, for ever: USD, EUR, JPY …")
+@click.option("--timezone", default="UTC", show_default=True, help="IANA zone in which days and months begin.")
+@click.option(
+    "--backdating-days", type=int, help="How many days back an event may have happened. Default: any past date."
+)
+@click.option("--auto-enrol/--no-auto-enrol", default=True, help="Whether a first purchase enrols its customer.")
+@click.pass_obj
+def program_create(
+    tool: Tool,
+    program_id: str,
+    name: str,
+    currency: str,
+    timezone: str,
+    backdating_days: int | None,
+    auto_enrol: bool,
+) -> None:
+    """Create the program ID. Again with the same values changes nothing; with other values it is refused."""
+    from pydantic import ValidationError
+
+    from loyalty.programs import service
+    from loyalty.programs.model import NewProgram, ProgramExists
+
+    try:
+        wanted = NewProgram(
+            id=program_id,
+            name=name,
+            currency=currency,
+            timezone=timezone,
+            backdating_days=backdating_days,
+            auto_enrol=auto_enrol,
+            mode="live",
+        ).model_dump()
+    except ValidationError as error:
+        raise click.UsageError(_defects(error)) from None
+    db = tool.database()
+    try:
+        service.create(db, clock=system_clock, **wanted)
+    except ProgramExists:
+        present = service.read(db, program_id)
+        different = [field for field, value in wanted.items() if getattr(present, field) != value]
+        if different:
+            raise Failed(
+                f"The program {program_id} exists with another {', '.join(different)}. "
+                f"Change it with PATCH /v1/programs/{program_id}, or choose another id."
+            ) from None
+        click.echo(f"The program {program_id} exists already.")
+        return
+    click.echo(f"The program {program_id} was created.")
+
+
+@main.group()
+def key() -> None:
+    """API keys of a program."""
+
+
+def _key_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.argument("program_id", metavar="PROGRAM"),
+        click.option("--name", required=True, help="What the key is for: the till, the shop's server …"),
+        click.option("--scope", "scopes", multiple=True, help="What it may do, such as events:write. Repeat it."),
+        click.option("--all-scopes", is_flag=True, help="Let it do everything in the program."),
+        click.option("--expires-days", type=click.IntRange(1, 3650), help="Days until it ends. Default: never."),
+    ):
+        command = option(command)
+    return command
+
+
+@key.command("create")
+@_key_options
+@click.pass_obj
+def key_create(
+    tool: Tool, program_id: str, name: str, scopes: tuple[str, ...], all_scopes: bool, expires_days: int | None
+) -> None:
+    """Create a key for PROGRAM and print it. It is shown once: only its hash is stored."""
+    from loyalty.auth import service
+
+    db = tool.database()
+    made, secret = service.create_key(db, **_new_key(db, program_id, name, scopes, all_scopes, expires_days))
+    click.echo(f"{made.id}: {', '.join(made.scopes)}", err=True)
+    click.echo(secret)
+
+
+@key.command("import")
+@_key_options
+@click.pass_obj
+def key_import(
+    tool: Tool, program_id: str, name: str, scopes: tuple[str, ...], all_scopes: bool, expires_days: int | None
+) -> None:
+    """Register a key that was made elsewhere, read from standard input. Again changes nothing.
+
+    A key is `lk_` and 43 characters of URL-safe base64 (32 random bytes).
+    """
+    from loyalty.auth import service
+
+    typed = sys.stdin.isatty()
+    secret = click.prompt("API key", hide_input=True, err=True) if typed else sys.stdin.readline().strip()
+    db = tool.database()
+    options = _new_key(db, program_id, name, scopes, all_scopes, expires_days)
+    try:
+        made = service.import_key(db, secret=secret, **options)
+    except ValueError as error:
+        raise click.UsageError(f"Standard input does not hold an API key: {error}.") from None
+    if made.program != program_id:
+        raise Failed(f"This key belongs to the program {made.program} already. Make another one.")
+    click.echo(made.id)
+
+
+def _new_key(
+    db: Mongo, program_id: str, name: str, scopes: tuple[str, ...], all_scopes: bool, expires_days: int | None
+) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    from loyalty.auth.model import ALL_SCOPES, NewKey
+    from loyalty.programs import service as programs
+
+    if bool(scopes) == all_scopes:
+        raise click.UsageError(
+            f"Give --all-scopes, or --scope for each of what the key may do: {', '.join(ALL_SCOPES)}."
+        )
+    now = system_clock()
+    try:
+        wanted = NewKey(
+            name=name,
+            scopes=[*(ALL_SCOPES if all_scopes else scopes)],  # type: ignore[list-item]
+            expires_at=now + timedelta(days=expires_days) if expires_days else None,
+        )
+    except ValidationError as error:
+        raise click.UsageError(_defects(error)) from None
+    return {
+        "program": program_id,
+        "mode": programs.read(db, program_id).mode,
+        "clock": system_clock,
+        **wanted.model_dump(),
+    }
+
+
+@key.command("list")
+@click.argument("program_id", metavar="PROGRAM")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def key_list(tool: Tool, program_id: str, as_json: bool) -> None:
+    """List the keys of PROGRAM, without their secrets."""
+    from loyalty.auth import service
+    from loyalty.auth.model import KeyOut
+
+    keys = service.list_keys(tool.database(), program=program_id)
+    if as_json:
+        _print_json([KeyOut.of(found).model_dump(mode="json") for found in keys])
+        return
+    now = system_clock()
+    for found in keys:
+        state = "valid" if found.is_valid_at(now) else "ended"
+        click.echo(f"{found.id}  {state}  {found.name}  {' '.join(found.scopes)}")
+
+
+@key.command("revoke")
+@click.argument("program_id", metavar="PROGRAM")
+@click.argument("key_id", metavar="KEY")
+@click.pass_obj
+def key_revoke(tool: Tool, program_id: str, key_id: str) -> None:
+    """Close the key KEY (its id, key_…) of PROGRAM, everywhere within seconds."""
+    from loyalty.auth import service
+    from loyalty.infra.redis import RedisLink
+
+    url = tool.settings.redis_url
+    redis = RedisLink(url.get_secret_value() if url else None)
+    service.revoke(tool.database(), program=program_id, key_id=key_id, clock=system_clock, redis=redis)
+    click.echo(f"{key_id} is revoked.")
+
+
+@main.group()
+def ledger() -> None:
+    """The points ledger: prove it, seal it, rebuild what is derived from it."""
+
+
+@ledger.command("verify")
+@_progress_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def ledger_verify(tool: Tool, progress: bool | None, as_json: bool) -> None:
+    """Check every chain, posting, state, seal and wallet from the first entry. 1 when something is wrong."""
+    from loyalty.jobs.sealing import seal_key
+    from loyalty.ledger.verify import verify
+
+    db = tool.database()
+    found = verify(
+        db,
+        seal_key=seal_key(tool.settings).public_key(),
+        progress=_progress(progress, db.ledger.estimated_document_count()),
+    )
+    if as_json:
+        _print_json({"ok": found.ok, **asdict(found)})
+    else:
+        click.echo(
+            f"{found.chains:,} members, {found.entries:,} entries, {found.seals:,} seals over {found.sealed_entries:,}"
+        )
+        for wallet, available in sorted(found.available.items()):
+            click.echo(f"{available:,} {wallet} available")
+        for defect in found.defects:
+            click.echo(f"{defect.where}: {defect.what}", err=True)
+        click.echo("The ledger is whole." if found.ok else "The ledger is NOT whole.")
+    if not found.ok:
+        sys.exit(1)
+
+
+@ledger.command("rebuild")
+@_progress_option
+@click.pass_obj
+def ledger_rebuild(tool: Tool, progress: bool | None) -> None:
+    """Drop the wallets and make them anew from the ledger. Safe while the system is in use."""
+    from loyalty.ledger.projection import rebuild
+
+    db = tool.database()
+    count = rebuild(db, progress=_progress(progress, db.ledger.estimated_document_count()))
+    click.echo(f"{count:,} wallets were rebuilt.")
+
+
+@ledger.command("seal")
+@click.pass_obj
+def ledger_seal(tool: Tool) -> None:
+    """Seal what is new now, without waiting for the minute."""
+    from loyalty.jobs.sealing import seal_key
+    from loyalty.ledger.seal import Sealer
+
+    sealer = Sealer(tool.database(), seal_key(tool.settings))
+    made = 0
+    while (seal := sealer.seal(system_clock())) is not None:
+        made += 1
+        click.echo(f"Seal {seal['_id']}: {seal['count']:,} entries, {bytes(seal['hash']).hex()}")
+    if not made:
+        click.echo("Nothing new to seal.")
 
 
 @main.group()
@@ -149,7 +419,7 @@ def jobs_run(tool: Tool) -> None:
     from loyalty.jobs.schedule import JOBS
     from loyalty.jobs.worker import Worker, run_until_signalled
 
-    configure_logging(tool.settings)
+    configure_logging(tool.settings.log_level)
     run_until_signalled(Worker(tool.database(), tool.settings, system_clock, JOBS))
 
 

@@ -9,3 +9,13 @@ For the unit file: `Type=notify` (READY=1 once the lease loop runs, also while M
 (SIGTERM ends it within 10 s and releases the lease), `Restart=always`. It needs the application's settings
 and credentials, write access to `storage_path`, no listening socket, and less than 150 MB of memory.
 """
+
+from pymongo import IndexModel
+
+INDEXES = {
+    "jobs": [],
+    "leases": [],
+    "positions": [],
+    "seals": [IndexModel("sealed_at", name="sealed_at")],
+}
+"""What the collections of this package need beside `_id`; the daily seal file is looked up by time."""

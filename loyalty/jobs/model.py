@@ -1,10 +1,11 @@
 """What a job is, what it is handed, and the record of its runs in the collection `jobs`.
 
-    {_id: name, slot, term, holder, last_started_at, last_finished_at, last_status, last_error, runs, next_run_at, lag}
+    {_id: name, slot, term, holder, runs, last_started_at, last_finished_at, last_status, last_error,
+     next_run_at, items, lag}
 
 `slot` is the start of the period that the last run was for, `term` the lease's term it ran in. `last_status`
-is `running`, `ok` or `failed`. `lag` is in seconds and belongs to continuous jobs: how far behind the ledger
-they are.
+is `running`, `ok` or `failed`. `items` and `lag` belong to continuous jobs: what they have done in all, and how
+far behind the ledger they are, in seconds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Work:
 
 @dataclass(frozen=True)
 class PeriodicJob:
-    """Work done once in every period; periods are counted from the epoch, so a daily one begins at midnight UTC.
+    """Work done once in every period; periods count from the epoch, so a daily one begins at midnight UTC.
 
     `run` may be cut off anywhere and called again for the same slot: it must arrive at the same state.
     """

@@ -1,4 +1,4 @@
-"""Messages to systemd (sd_notify(3)): one datagram to the socket named in NOTIFY_SOCKET; nothing without systemd."""
+"""Messages to systemd (sd_notify(3)): one datagram to $NOTIFY_SOCKET; nothing without it."""
 
 from __future__ import annotations
 

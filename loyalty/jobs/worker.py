@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -14,9 +15,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
 
 import structlog
-from apscheduler.executors.pool import ThreadPoolExecutor
-from apscheduler.schedulers.background import BackgroundScheduler
-from apscheduler.triggers.interval import IntervalTrigger
+from apscheduler.executors.pool import ThreadPoolExecutor  # type: ignore[import-untyped]
+from apscheduler.schedulers.background import BackgroundScheduler  # type: ignore[import-untyped]
+from apscheduler.triggers.base import BaseTrigger  # type: ignore[import-untyped]
 from pymongo.errors import PyMongoError
 
 from loyalty.config import Settings
@@ -35,6 +36,18 @@ END_SECONDS = 4.0  # what running jobs get to notice SIGTERM; the unit's Timeout
 STALLED_SECONDS = 45.0  # a continuous job that did not beat for so long is stuck: the watchdog is not fed
 
 log = structlog.get_logger(__name__)
+logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells every tick; the records tell the runs
+
+
+class _EachSlot(BaseTrigger):
+    """Fires when a period of the job begins, whenever it fired before."""
+
+    def __init__(self, job: PeriodicJob) -> None:
+        self._job = job
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """The start of the next period."""
+        return self._job.slot(now) + self._job.every
 
 
 class Worker:
@@ -55,9 +68,7 @@ class Worker:
         self._clock = clock
         self._periodic = [job for job in jobs if isinstance(job, PeriodicJob)]
         self._continuous = [job for job in jobs if isinstance(job, ContinuousJob)]
-        self._lease = Lease(
-            db, "jobs", node=settings.node_name, seconds=lease_seconds, patience_seconds=renew_seconds
-        )
+        self._lease = Lease(db, "jobs", node=settings.node_name, seconds=lease_seconds, patience_seconds=renew_seconds)
         self._renew_seconds = renew_seconds
         self._stopping = threading.Event()
         self._failures: dict[str, int] = {}
@@ -77,15 +88,9 @@ class Worker:
     def run(self) -> None:
         """Work whenever the lease is ours, until `stop`; then let jobs end, release the lease and return."""
         for job in self._periodic:
-            epoch = datetime(1970, 1, 1, tzinfo=timezone.utc)
-            trigger = IntervalTrigger(
-                seconds=int(job.every.total_seconds()), start_date=epoch, timezone=timezone.utc
-            )
-            self._scheduler.add_job(self._tick, trigger, args=[job], id=job.name)
+            self._scheduler.add_job(self._tick, _EachSlot(job), args=[job], id=job.name, name=job.name)
         self._scheduler.start()
-        followers = [
-            threading.Thread(target=self._follow, args=[job], daemon=True) for job in self._continuous
-        ]
+        followers = [threading.Thread(target=self._follow, args=[job], daemon=True) for job in self._continuous]
         for follower in followers:
             follower.start()
         notify("READY=1")
@@ -182,9 +187,7 @@ class Worker:
             log.exception("job failed", job=job.name)
             error = f"{type(failure).__name__}: {failure}"
             next_run_at = min(next_run_at, self._retry(job))
-        records.finish(
-            self._db, job, slot=slot, now=self._clock(), turn=turn, error=error, next_run_at=next_run_at
-        )
+        records.finish(self._db, job, slot=slot, now=self._clock(), turn=turn, error=error, next_run_at=next_run_at)
 
     def _retry(self, job: PeriodicJob) -> datetime:
         """Run a failed job again before its period is over, more and more patiently."""
