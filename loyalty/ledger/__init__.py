@@ -1,8 +1,8 @@
 """The points ledger: the database of record. One kind of document, one function that writes it, and no updates.
 
-`state` is the pure arithmetic, `entry` the document and its hash, `append` the writer, `heads` the reader; `projection`,
-`seal` and `verify` follow what was written. Nothing here knows of HTTP, of a feature, or of the time: instants and
-keys are handed in.
+`state` is the pure arithmetic, `entry` the document and its hash, `append` the writer, `heads` the reader;
+`projection`, `seal` and `verify` follow what was written. Nothing here knows of HTTP, of a feature, or of the time:
+instants and keys are handed in.
 """
 
 from pymongo import ASCENDING, IndexModel

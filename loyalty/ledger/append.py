@@ -91,7 +91,8 @@ class _Append:
             self._read_missing_heads(waiting)
             made, doubtful = self._decide(waiting)
             if self._insert(made) or doubtful:
-                self._find_done([index for index in waiting if index not in self.outcomes])
+                unanswered = {index: self.operations[index] for index in waiting if index not in self.outcomes}
+                self.outcomes.update(find_done(self.ledger, unanswered))
             for index, refusal in doubtful.items():
                 self.outcomes.setdefault(index, Outcome("refused", refusal=refusal))
             waiting = [index for index in waiting if index not in self.outcomes]
@@ -170,22 +171,24 @@ class _Append:
             return stored, any("keys" in failure["keyPattern"] for failure in failures.values())
         return part, False
 
-    def _find_done(self, waiting: Sequence[int]) -> None:
-        """Answer every waiting operation of which a key is in the ledger already."""
-        keys = [key for index in waiting for key in self.operations[index].keys]
-        done: dict[bytes, Document] = {}
-        for entry in self.ledger.find({"keys": {"$in": keys}}):
-            done.update((bytes(key), entry) for key in entry["keys"])
-        for index in waiting:
-            operation = self.operations[index]
-            for key in operation.keys:
-                entry = done.get(key)
-                if entry is None:
-                    continue
-                if bytes(entry["evidence"]["request"]) != operation.request:
-                    self.outcomes[index] = Outcome("conflict", entry, key=key)
-                    break
-                self.outcomes.setdefault(index, Outcome("replayed", entry))
+
+def find_done(ledger: Ledger, operations: Mapping[int, Operation]) -> dict[int, Outcome]:
+    """Those of `operations` of which a key is in the ledger already: replays, and conflicts of another request."""
+    keys = [key for operation in operations.values() for key in operation.keys]
+    done: dict[bytes, Document] = {}
+    for entry in ledger.find({"keys": {"$in": keys}}):
+        done.update((bytes(key), entry) for key in entry["keys"])
+    outcomes: dict[int, Outcome] = {}
+    for index, operation in operations.items():
+        for key in operation.keys:
+            before = done.get(key)
+            if before is None:
+                continue
+            if bytes(before["evidence"]["request"]) != operation.request:
+                outcomes[index] = Outcome("conflict", before, key=key)
+                break
+            outcomes.setdefault(index, Outcome("replayed", before))
+    return outcomes
 
 
 def preview(head: Head, operation: Operation, now: datetime) -> Document:

@@ -1,4 +1,4 @@
-"""How the ledger looks on the wire. The functions make plain JSON values, the classes describe them for the document."""
+"""How the ledger looks on the wire. Functions make plain JSON values, classes describe them for the API document."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class ExpiringOut(Out):
 
 
 class LifetimeOut(Out):
-    """Totals since the member joined; earned + adjusted + restored - spent - expired - reversed is what is there now."""
+    """Totals since the member joined; earned + adjusted + restored - spent - expired - reversed is there now."""
 
     earned: int = Field(description="Given by rules.")
     spent: int = Field(description="Paid for rewards.")

@@ -63,7 +63,10 @@ def compile_rules(rule_set: RuleSet, version: int, currency: str) -> CompiledRul
     """The version in the program's currency; it must have passed `defects`."""
     return CompiledRules(
         version,
-        tuple(CompiledRule(rule, to_minor(rule.per, currency), to_minor(rule.minimum, currency)) for rule in rule_set.rules),
+        tuple(
+            CompiledRule(rule, to_minor(rule.per, currency), to_minor(rule.minimum, currency))
+            for rule in rule_set.rules
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
+from typing import Any
 
 import bson
 import pytest
@@ -27,7 +28,7 @@ from loyalty.ledger.entry import (
 from loyalty.ledger.state import State, credit, fold
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
-TIMED = CodecOptions(tz_aware=True)
+TIMED: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 
 def example(member: int = 7, points: int = 11) -> dict[str, object]:
