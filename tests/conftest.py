@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from loyalty.infra.mongo import Mongo, connect
-from tests.servers import Mongod, Redis
+from loyalty.schema import migrate_all
+from tests.servers import Application, Mongod, Redis, new_program
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +56,40 @@ def empty_database(mongo_uri: str) -> Iterator[Mongo]:
     yield database
     database.client.drop_database(database.name)
     database.client.close()
+
+
+@pytest.fixture
+def database(empty_database: Mongo) -> Mongo:
+    """A database with every collection and index of the product, and no documents."""
+    migrate_all(empty_database)
+    return empty_database
+
+
+@pytest.fixture(scope="session")
+def application(servers_directory: Path, mongod: Mongod, redis_server: Redis) -> Iterator[Application]:
+    """The application over HTTP, shared by all tests of this worker; what is theirs alone is a program (see `api`)."""
+    server = Application(
+        servers_directory / "application",
+        mongo_uri=mongod.uri,
+        database="application",
+        redis_url=redis_server.url,
+        rate_limit_per_minute="0",
+    )
+    new_program(mongod.uri, "application")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def api_key(application: Application, mongod: Mongod) -> str:
+    """A key with every scope of a new program (USD, UTC, any past date, auto-enrolment, no rules)."""
+    return new_program(mongod.uri, "application")
+
+
+@pytest.fixture
+def api(application: Application, api_key: str) -> Iterator[httpx.Client]:
+    """A client of the running application that carries `api_key`."""
+    headers = {"Authorization": f"Bearer {api_key}"}
+    with httpx.Client(base_url=application.url, headers=headers, timeout=30) as client:
+        yield client

@@ -24,7 +24,13 @@ import httpx
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
+from loyalty.auth import service as auth
+from loyalty.auth.model import ALL_SCOPES
+from loyalty.infra.clock import system_clock
+from loyalty.infra.mongo import connect
 from loyalty.ops.embedded import mongod_path
+from loyalty.programs import service as programs
+from loyalty.schema import migrate_all
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REPLICA_SET = "loyalty"
@@ -250,6 +256,22 @@ class Application(Server):
             return httpx.get(f"{self.url}/healthz", timeout=2).is_success
         except httpx.TransportError:
             return False
+
+
+def new_program(mongo_uri: str, database: str, *, currency: str = "USD") -> str:
+    """Migrate the database, make a program with a name of its own, and return a key to it with every scope."""
+    db = connect(mongo_uri, database, serves_requests=False)
+    try:
+        migrate_all(db)
+        program = programs.create(
+            db, id=f"test-{secrets.token_hex(6)}", name="A test", currency=currency, clock=system_clock
+        )
+        _, secret = auth.create_key(
+            db, program=program.id, mode=program.mode, name="test", scopes=ALL_SCOPES, clock=system_clock
+        )
+        return secret
+    finally:
+        db.client.close()
 
 
 def free_port() -> int:

@@ -34,9 +34,7 @@ HISTORY = Path(__file__).with_name("demo_data") / "cdnow.txt.gz"
 SOURCE = "cdnow"
 CURRENCY = "USD"
 
-BATCH_EVENTS = (
-    1000  # a fifth of what the API takes: large enough for group commit, small enough to show progress
-)
+BATCH_EVENTS = 1000  # a fifth of what the API takes: large enough for group commit, small enough to show progress
 CLIENTS = 4
 PATIENCE_S = 180  # how long one batch is retried; a server that reboots is back long before
 LONGEST_PAUSE_S = 10.0
@@ -277,9 +275,7 @@ def _verify(api: httpx.Client, history: Sequence[Purchase], tally: _Tally) -> No
         )
     missing = {purchase.customer for purchase in history} - _external_ids(api)
     if missing:
-        raise Failure(
-            f"{len(missing):,} customers of the history are no members, for example {min(missing)}."
-        )
+        raise Failure(f"{len(missing):,} customers of the history are no members, for example {min(missing)}.")
 
 
 def _external_ids(api: httpx.Client) -> set[str]:
@@ -298,9 +294,7 @@ def _external_ids(api: httpx.Client) -> set[str]:
 @click.option("--url", required=True, help="Where the site answers, for example https://loyalty.example.")
 @click.option("--ca-file", type=click.Path(exists=True, dir_okay=False), help="The site's CA certificate.")
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first purchases.")
-@click.option(
-    "--clients", type=click.IntRange(1, 64), default=CLIENTS, show_default=True, help="Connections."
-)
+@click.option("--clients", type=click.IntRange(1, 64), default=CLIENTS, show_default=True, help="Connections.")
 def main(url: str, ca_file: str | None, limit: int | None, clients: int) -> None:
     """Replay a real shop's purchases through the API of a running site. Its key is in LOYALTY_API_KEY."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
