@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -155,9 +155,9 @@ def migrate(tool: Tool) -> None:
     Only adds, so the release that is running keeps working. Again changes nothing. Needs the rights of the user
     loyalty_migrator: put its connection string into LOYALTY_MONGO_URI (`loyalty migrate` on a server does).
     """
-    from loyalty.schema import migrate_all
+    from loyalty import migrations
 
-    added = migrate_all(tool.database())
+    added = migrations.migrate(tool.database(), release=tool.settings.release, clock=system_clock)
     click.echo("\n".join(added) if added else "Nothing to do: the database is up to date.")
 
 
@@ -421,6 +421,44 @@ def jobs_run(tool: Tool) -> None:
 
     configure_logging(tool.settings.log_level)
     run_until_signalled(Worker(tool.database(), tool.settings, system_clock, JOBS))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def status(tool: Tool, as_json: bool) -> None:
+    """Show numbers, jobs, MongoDB, Redis and storage. 1 when something needs a person."""
+    from loyalty.status import gather
+
+    found = gather(tool.settings, tool.database(), now=system_clock())
+    if as_json:
+        _print_json(found)
+    else:
+        click.echo("\n".join(_status_lines(found)))
+    if not found["ok"]:
+        sys.exit(1)
+
+
+def _status_lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['site']}, release {found['release']}"
+    yield f"MongoDB   primary {found['mongodb']['primary'] or 'MISSING'}"
+    yield f"Redis     {found['redis']}"
+    storage = found["storage"]
+    if "error" not in storage:
+        yield f"Storage   {storage['free_bytes'] / 2**30:,.1f} of {storage['total_bytes'] / 2**30:,.1f} GiB free"
+    if "members" in found:
+        points = ", ".join(f"{points:,} {wallet}" for wallet, points in sorted(found["points_available"].items()))
+        yield f"Ledger    {found['members']:,} members, {found['entries']:,} entries, {points or '0 points'} available"
+        seal = found["last_seal"]
+        yield (
+            f"Seal      {seal['number']} at {seal['sealed_at']:%Y-%m-%d %H:%M:%S} UTC" if seal else "Seal      none yet"
+        )
+        for job in found["jobs"]:
+            ran = f"{job['last_finished_at']:%Y-%m-%d %H:%M:%S} UTC" if job["last_finished_at"] else "never"
+            lag = f", {job['lag']:.1f} s behind" if job["lag"] is not None else ""
+            yield f"Job       {job['name']:<12} {job['state']:<8} last at {ran}{lag}"
+    for problem in found["problems"]:
+        yield f"PROBLEM   {problem}"
 
 
 @main.command()

@@ -1,0 +1,11 @@
+"""Files."""
+
+from pymongo import ASCENDING, IndexModel
+
+COLLECTION = "files"
+INDEXES = {
+    COLLECTION: [
+        IndexModel([("program", ASCENDING), ("_id", ASCENDING)], name="program"),
+        IndexModel("sha256", name="sha256"),
+    ]
+}
