@@ -419,7 +419,7 @@ def jobs_run(tool: Tool) -> None:
     from loyalty.jobs.schedule import JOBS
     from loyalty.jobs.worker import Worker, run_until_signalled
 
-    configure_logging(tool.settings.log_level)
+    configure_logging(tool.settings)
     run_until_signalled(Worker(tool.database(), tool.settings, system_clock, JOBS))
 
 
