@@ -18,17 +18,18 @@ from loyalty.infra.http.render import install_error_handlers
 from loyalty.infra.logging import configure_logging
 from loyalty.infra.ratelimit import RateLimiter
 from loyalty.infra.services import Services
+from loyalty.members import routes as members
 from loyalty.programs import routes as programs
 from loyalty.web.operations import operations
 
 # The order is the order of the API document.
-APIS: tuple[Api, ...] = (programs.api, keys.api)
+APIS: tuple[Api, ...] = (programs.api, members.api, keys.api)
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = system_clock) -> APIFlask:
     """The WSGI application. SettingsError names every setting that is missing or wrong."""
     settings = settings or load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     app = APIFlask(
         "loyalty",
         title="Loyalty API",

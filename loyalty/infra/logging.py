@@ -10,12 +10,13 @@ import orjson
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from loyalty.config import Settings
 from loyalty.infra.http.context import current_request_id
 
 
-def configure_logging(level: str) -> None:
-    """Send structlog and the standard library's loggers to standard output as JSON, from `level` up."""
-    least = getattr(logging, level.upper())
+def configure_logging(settings: Settings) -> None:
+    """Send structlog and the standard library's loggers to standard output as JSON, from `log_level` up."""
+    least: int = getattr(logging, settings.log_level.upper())
     shared: list[Any] = [
         structlog.processors.add_log_level,
         _add_request_id,

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 current_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
+ESCAPED_SLASH = "\u2215"
+"""Stands for `%2F` in a path until the path is split. A look-alike of the slash, so nothing readable is lost."""
+
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _VERSION_TAG = re.compile(r'"v(\d{1,15})"')
 

@@ -29,7 +29,7 @@ from pydantic import BaseModel
 
 from loyalty.infra.http import body as bodies
 from loyalty.infra.http import problems as refusals
-from loyalty.infra.http.context import Caller, Context
+from loyalty.infra.http.context import ESCAPED_SLASH, Caller, Context
 from loyalty.infra.http.idempotency import fingerprint, once
 from loyalty.infra.http.model import Query
 from loyalty.infra.http.reply import Reply, encode, render
@@ -157,6 +157,9 @@ class Api(APIBlueprint):
                 received = request._get_current_object()  # type: ignore[attr-defined]
                 environ = received.environ
                 environ["loyalty.route"] = path
+                for name, value in arguments.items():
+                    if ESCAPED_SLASH in value:
+                        arguments[name] = value.replace(ESCAPED_SLASH, "/")
                 wiring: Wiring = current_app.extensions[EXTENSION]
                 caller = None
                 if scope is not None:

@@ -33,11 +33,11 @@ def _without_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-def unset() -> Any:
+def unset(description: str | None = None) -> Any:
     """The default of a field in a change: absent means "leave it", which is not the same as null.
 
     Dump such a body with `exclude_unset=True`."""
-    return Field(default=None, json_schema_extra=_without_default)
+    return Field(default=None, description=description, json_schema_extra=_without_default)
 
 
 class Query(BaseModel):

@@ -7,10 +7,11 @@ import secrets
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 
-from loyalty.infra.http.context import current_request_id
+from loyalty.infra.http.context import ESCAPED_SLASH, current_request_id
 from loyalty.infra.metrics import RequestMetrics
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
@@ -19,6 +20,18 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few secon
 log = structlog.get_logger("loyalty.request")
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def keep_escaped_slashes(environ: dict[str, Any], target: str) -> None:
+    """Let `%2F` stand for a slash inside one part of the path, so that an external id may hold one.
+
+    WSGI decodes the path before it is split. The decoded path is therefore made again with U+2215, which
+    `loyalty.infra.http.endpoint` turns into the slash that it stands for.
+    """
+    path = target.partition("?")[0]
+    if path.startswith("/") and "%2f" in path.lower():
+        marked = re.sub("%2f", quote(ESCAPED_SLASH), path, flags=re.IGNORECASE)
+        environ["PATH_INFO"] = unquote_to_bytes(marked).decode("latin-1")
 
 
 class Observed:
@@ -34,6 +47,9 @@ class Observed:
         if request_id is None or not _SANE_ID.fullmatch(request_id):
             request_id = secrets.token_hex(12)
         token = current_request_id.set(request_id)
+        target = environ.get("RAW_URI", "")
+        if "%2" in target:
+            keep_escaped_slashes(environ, target)
         status = "500"
 
         def start(line: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

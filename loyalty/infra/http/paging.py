@@ -1,0 +1,50 @@
+"""Lists by keyset: a page starts after the last item of the one before, so inserts never shift or repeat items.
+
+The cursor is signed with the name of the list, the program and the filters: it opens only the list that made it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+from itsdangerous import BadSignature, URLSafeSerializer
+
+from loyalty.infra.http.context import Context
+from loyalty.infra.http.model import Page, PageQuery
+from loyalty.infra.http.problems import InvalidCursor
+from loyalty.infra.http.reply import Reply
+
+T = TypeVar("T")
+
+
+class Pager:
+    """One page of the list `name` as a request asks for it."""
+
+    def __init__(self, context: Context, query: PageQuery, name: str) -> None:
+        self._path = context.request.path
+        self._parameters = query.model_dump(mode="json", exclude_none=True, exclude={"cursor", "limit"})
+        filters = urlencode(sorted(self._parameters.items()))
+        self._signer = URLSafeSerializer(
+            context.services.settings.secret_key.get_secret_value(), salt=f"{name}|{context.program}|{filters}"
+        )
+        self.limit = query.limit
+        self.after = self._read(query.cursor)
+        """The sort key of the last item of the page before, as given to `reply`; None on the first page."""
+
+    def reply(self, page: type[Page[T]], items: list[T], *, last: Any | None) -> Reply[Page[T]]:
+        """The answer. `last` is the sort key of the last item (JSON values), or None when nothing follows."""
+        if last is None:
+            return Reply(page(data=items, next_cursor=None))
+        cursor = self._signer.dumps(last)
+        text = cursor if isinstance(cursor, str) else cursor.decode()
+        address = f"{self._path}?{urlencode({**self._parameters, 'limit': self.limit, 'cursor': text})}"
+        return Reply(page(data=items, next_cursor=text), headers={"Link": f'<{address}>; rel="next"'})
+
+    def _read(self, cursor: str | None) -> Any | None:
+        if cursor is None:
+            return None
+        try:
+            return self._signer.loads(cursor)
+        except BadSignature:
+            raise InvalidCursor("Take `next_cursor` of the page before, with the same filters.") from None

@@ -1,0 +1,1 @@
+"""Members: who collects points, and by which handles they are recognised."""
