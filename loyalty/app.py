@@ -8,9 +8,11 @@ from __future__ import annotations
 from apiflask import APIFlask
 
 from loyalty import __version__
+from loyalty.adjustments import routes as adjustments
 from loyalty.auth import routes as keys
 from loyalty.auth.service import authenticate
 from loyalty.config import Settings, load_settings
+from loyalty.events import routes as events
 from loyalty.infra.clock import Clock, system_clock
 from loyalty.infra.http.endpoint import EXTENSION, Api, Wiring
 from loyalty.infra.http.observe import Observed
@@ -19,11 +21,14 @@ from loyalty.infra.logging import configure_logging
 from loyalty.infra.ratelimit import RateLimiter
 from loyalty.infra.services import Services
 from loyalty.members import routes as members
+from loyalty.points import routes as points
 from loyalty.programs import routes as programs
+from loyalty.rewards import routes as rewards
+from loyalty.rules import routes as rules
 from loyalty.web.operations import operations
 
 # The order is the order of the API document.
-APIS: tuple[Api, ...] = (programs.api, members.api, keys.api)
+APIS: tuple[Api, ...] = (programs.api, members.api, rules.api, keys.api)
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = system_clock) -> APIFlask:
@@ -37,7 +42,6 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         json_errors=False,
         spec_path=None,
         docs_path=None,
-        static_folder=None,
     )
     wire_services(app, Services(settings, clock=clock))
     install_error_handlers(app)

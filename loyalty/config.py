@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     release: str = Field("development", description="Release that is running, shown by /version.")
     node_name: str = Field(default_factory=platform.node, description="Name of this server in logs and /version.")
     files_max_bytes: int = Field(20 * 1024 * 1024, ge=1024, description="Largest upload, in bytes.")
+    files_reserve_bytes: int = Field(
+        256 * 1024 * 1024, ge=0, description="Room that uploads leave free on the storage, in bytes."
+    )
     rate_limit_per_minute: int = Field(
         60_000, ge=0, description="Requests an API key may send in a minute; 0 means no limit."
     )
@@ -89,7 +92,7 @@ def load_settings(**overrides: object) -> Settings:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     try:
         return Settings(
-            _secrets_dir=directory if directory and Path(directory).is_dir() else None,
+            _secrets_dir=directory if directory and Path(directory).is_dir() else None,  # type: ignore[call-arg]
             **overrides,  # type: ignore[arg-type]
         )
     except ValidationError as error:

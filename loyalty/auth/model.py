@@ -122,6 +122,6 @@ class NewKeyOut(KeyOut):
     )
 
     @staticmethod
-    def of(key: ApiKey, secret: str | None = None) -> NewKeyOut:  # type: ignore[override]
+    def of(key: ApiKey, secret: str | None = None) -> NewKeyOut:
         """The wire form of a new key."""
         return NewKeyOut(**KeyOut.of(key).model_dump(), secret=secret)

@@ -125,7 +125,7 @@ def import_key(
         "revoked_at": None,
         "successor": None,
     }
-    stored = db[COLLECTION].find_one_and_update(
+    stored: Any = db[COLLECTION].find_one_and_update(
         {"hash": hash_secret(secret)},
         {"$setOnInsert": document},
         upsert=True,

@@ -85,7 +85,7 @@ class RedisLink:
                     from redis.retry import Retry
 
                     client = redis.Redis.from_url(
-                        self._url,
+                        self._url or "",
                         socket_connect_timeout=CONNECT_SECONDS,
                         socket_timeout=ANSWER_SECONDS,
                         retry=Retry(NoBackoff(), 1),  # one retry: a pooled connection may have been closed idle

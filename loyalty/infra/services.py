@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from loyalty.config import Settings
 from loyalty.infra.clock import Clock, system_clock
@@ -48,6 +48,7 @@ class Services:
         self._db = PerProcess(lambda: connect(settings.mongo_uri.get_secret_value(), settings.mongo_database, pool=32))
         url = settings.redis_url.get_secret_value() if settings.redis_url else None
         self._redis = PerProcess(lambda: RedisLink(url))
+        self._shared: dict[str, PerProcess[Any]] = {}
 
     @property
     def db(self) -> Mongo:
@@ -58,3 +59,7 @@ class Services:
     def redis(self) -> RedisLink:
         """Redis behind a circuit breaker; answers "nothing" at once when it is away or not configured."""
         return self._redis.get()
+
+    def shared(self, name: str, build: Callable[[], T]) -> T:
+        """One object a process that a feature shares among its requests, made by `build` on first use."""
+        return self._shared.setdefault(name, PerProcess(build)).get()  # type: ignore[no-any-return]

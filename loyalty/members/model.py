@@ -195,7 +195,7 @@ class NewMember(Body):
     identities: list[Identity] = Field(
         default_factory=list, max_length=MOST_HANDLES - 1, description="What the member is recognised by."
     )
-    profile: Profile = Field(default_factory=Profile, description="The person.")
+    profile: Profile = Field(default_factory=lambda: Profile.model_validate({}), description="The person.")
     status: Status = Field("active", description="What the member may do: earn and spend, one of them, or neither.")
 
     @model_validator(mode="after")

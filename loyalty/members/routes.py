@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from loyalty.infra.http.context import version_tag
 from loyalty.infra.http.endpoint import Api, Context, Reply
-from loyalty.infra.http.model import Page
 from loyalty.infra.http.paging import Pager
 from loyalty.infra.http.problems import InvalidCursor
 from loyalty.infra.problems import NotFound
@@ -52,7 +51,7 @@ def enrol_member(context: Context, body: NewMember) -> Reply[MemberOut]:
 
 
 @api.get("/v1/members", scope="members:read", problems=(InvalidCursor,))
-def list_members(context: Context, query: MemberQuery) -> Reply[Page[MemberOut]]:
+def list_members(context: Context, query: MemberQuery) -> Reply[MemberPage]:
     """List members
 
     In the order of their ids. Pages never repeat or skip a member because others are enrolled meanwhile."""

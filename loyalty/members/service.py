@@ -140,11 +140,11 @@ def allocate_numbers(db: Mongo, count: int) -> list[int]:
         block = _blocks.get(db.name, range(0))
         if len(block) < count:
             size = max(count, _BLOCK)
-            counter = db[COUNTERS].find_one_and_update(
-                {"_id": COLLECTION}, {"$inc": {"next": size}}, upsert=True, return_document=ReturnDocument.AFTER
+            counter: Any = db[COUNTERS].find_one_and_update(
+                {"_id": COLLECTION}, {"$inc": {"last": size}}, upsert=True, return_document=ReturnDocument.AFTER
             )
             # Numbers begin at 1. A rest too small for this request is dropped.
-            block = range(counter["next"] - size + 1, counter["next"] + 1)
+            block = range(counter["last"] - size + 1, counter["last"] + 1)
         _blocks[db.name] = block[count:]
         return list(block[:count])
 

@@ -17,7 +17,8 @@ from loyalty.infra.http.problems import (
 if TYPE_CHECKING:
     from flask import Request
 
-    from loyalty.infra.services import Services
+    from loyalty.infra.ids import new_id
+from loyalty.infra.services import Services
 
 current_request_id: ContextVar[str] = ContextVar("request_id", default="")
 
@@ -71,6 +72,11 @@ class Context:
         if value is not None and not _IDEMPOTENCY_KEY.fullmatch(value):
             raise InvalidIdempotencyKey("Send 1 to 255 visible ASCII characters, for instance a UUID.")
         return value
+
+    def business_key(self) -> tuple[str, ...]:
+        """What makes this request happen once: the caller's Idempotency-Key, or without one the request itself."""
+        header = self.idempotency_key()
+        return ("request", self.caller.key, header) if header else ("request", new_id("req", self.services.clock()))
 
     def expected_version(self, *, required: bool = True) -> int | None:
         """The version in `If-Match: "v3"`. 428 when it is required and absent; None for `*` or an optional absence."""

@@ -9,7 +9,8 @@
         Only the fields that are sent change.'''
 
 A view takes the context, the variable parts of the path, and when it has parameters of these names: `body` (a `Body`
-model), `raw` (the bytes, for bodies that are not one JSON object), `query` (a `Query` model). It returns a model, or
+model), `raw` (the bytes, for bodies that are not one JSON object), `upload` (the request, whose body the view reads as a
+stream), `query` (a `Query` model). It returns a model, or
 a `Reply` where status, entity tag or headers differ. Everything else (key, scope, rate limit, size, content type,
 JSON, all defects at once, idempotency, ETag, 304) happens here, in this order, and lands in the API document.
 """
@@ -91,7 +92,7 @@ class Api(APIBlueprint):
         self.title = title
         self.endpoints: list[Endpoint] = []
 
-    def endpoint(
+    def declare(
         self,
         method: Method,
         path: str,
@@ -122,7 +123,8 @@ class Api(APIBlueprint):
             query: type[BaseModel] | None = hints.get("query")
             answer = hints.get("return")
             takes_raw = "raw" in wanted
-            has_body = body is not None or takes_raw
+            takes_upload = "upload" in wanted
+            has_body = body is not None or takes_raw or takes_upload
             all_problems = (
                 *problems,
                 *(_AUTHENTICATED if scope else ()),
@@ -158,7 +160,7 @@ class Api(APIBlueprint):
                 environ = received.environ
                 environ["loyalty.route"] = path
                 for name, value in arguments.items():
-                    if ESCAPED_SLASH in value:
+                    if isinstance(value, str) and ESCAPED_SLASH in value:
                         arguments[name] = value.replace(ESCAPED_SLASH, "/")
                 wiring: Wiring = current_app.extensions[EXTENSION]
                 caller = None
@@ -170,7 +172,9 @@ class Api(APIBlueprint):
                         raise refusals.Forbidden(f"This key needs the scope {scope}.", scope=scope)
                 context = Context(wiring.services, received, caller)
                 raw = b""
-                if has_body:
+                if takes_upload:
+                    arguments["upload"] = received
+                elif has_body:
                     if not takes_raw:
                         bodies.require_json(received)
                     raw = bodies.read_bytes(received, max_bytes=max_body_bytes)
@@ -204,19 +208,19 @@ class Api(APIBlueprint):
 
     def get(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
         """A read."""
-        return self.endpoint("GET", path, **options)
+        return self.declare("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
         """A creation or an action."""
-        return self.endpoint("POST", path, **options)
+        return self.declare("POST", path, **options)
 
     def patch(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
         """A change of the fields that are sent."""
-        return self.endpoint("PATCH", path, **options)
+        return self.declare("PATCH", path, **options)
 
     def delete(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
         """A removal."""
-        return self.endpoint("DELETE", path, **options)
+        return self.declare("DELETE", path, **options)
 
 
 def _perform(view: View, context: Context, arguments: dict[str, Any], status: int) -> tuple[Response, bytes]:

@@ -15,7 +15,7 @@ from loyalty.infra.http.model import Page, PageQuery
 from loyalty.infra.http.problems import InvalidCursor
 from loyalty.infra.http.reply import Reply
 
-T = TypeVar("T")
+P = TypeVar("P", bound=Page[Any])
 
 
 class Pager:
@@ -32,12 +32,11 @@ class Pager:
         self.after = self._read(query.cursor)
         """The sort key of the last item of the page before, as given to `reply`; None on the first page."""
 
-    def reply(self, page: type[Page[T]], items: list[T], *, last: Any | None) -> Reply[Page[T]]:
+    def reply(self, page: type[P], items: list[Any], *, last: Any | None) -> Reply[P]:
         """The answer. `last` is the sort key of the last item (JSON values), or None when nothing follows."""
         if last is None:
             return Reply(page(data=items, next_cursor=None))
-        cursor = self._signer.dumps(last)
-        text = cursor if isinstance(cursor, str) else cursor.decode()
+        text = str(self._signer.dumps(last))
         address = f"{self._path}?{urlencode({**self._parameters, 'limit': self.limit, 'cursor': text})}"
         return Reply(page(data=items, next_cursor=text), headers={"Link": f'<{address}>; rel="next"'})
 
