@@ -2,25 +2,189 @@
 
 from __future__ import annotations
 
+import json as json_module
 import os
+import shlex
+import subprocess
 import sys
+from typing import Any
 
 import click
 
 from loyalty import __version__
-from loyalty.ops.console import err, show_error
+from loyalty.ops import host
+from loyalty.ops.console import Step, Steps, err, out, show_error
 from loyalty.ops.errors import Failure, Refusal
-from loyalty.ops.lab import Lab
+from loyalty.ops.lab import Lab, purge_base
 from loyalty.ops.lab_cli import lab, site_option
+from loyalty.ops.site import LAB_DIRECTORY, Site
+
+_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show all that Ansible or the tests print.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="For scripts.")
+_check_option = click.option("--check", is_flag=True, help="Only say what would change.")
+_extra_option = click.option(
+    "--extra-vars", "extra", metavar="JSON", help="Variables for this run, typed: '{\"app_workers\": 4}'."
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="appliance")
 def cli() -> None:
-    """Run a loyalty appliance on your own machines."""
+    """A loyalty appliance on your own machines.
+
+    \b
+    Try it: a real server on this machine, with a real shop's history in it (needs root)
+      sudo ./appliance up                      build, install, load, verify; repeat it as you like
+      sudo ./appliance ssh                     look around on the server
+      sudo ./appliance down                    remove all of it
+    \b
+    Run it: your own inventory in inventory/sites/NAME (start from inventory/one-box)
+      ./appliance preflight --site NAME        every problem at once, each with its remedy
+      ./appliance plan --site NAME             what would change
+      ./appliance apply --site NAME            change it
+      ./appliance deploy --site NAME           a new release of the application, nothing else
+    \b
+    Work on it:
+      ./appliance dev                          the application alone, as an ordinary user
+      ./appliance test lint unit               what continuous integration runs, or parts of it
+    \b
+    Exit codes: 0 done; 1 a step failed; 2 refused before anything was changed, or called wrongly.
+    Every failure says what to do next. A command that was stopped can be given again.
+    """
 
 
 cli.add_command(lab)
+
+
+@cli.command()
+@site_option
+@_verbose_option
+@click.option("--no-demo", is_flag=True, help="Leave the shop's history out.")
+def up(site: str, verbose: bool, no_demo: bool) -> None:
+    """Build a server on this machine, install everything, load the demo and verify. Safe to repeat.
+
+    \b
+    sudo ./appliance up
+    sudo ./appliance up --no-demo --site second     # beside the first
+    """
+    steps = Steps()
+    with steps.step("1 Checking this machine") as step:
+        prepare_machine(step, fresh=not Site(site).state_file.exists())
+    with steps.step("2 Building the server") as step:
+        machine = Lab(site, ("box1",), step.say)
+        machine.up()
+        step.note = f"box1 at {machine.address('box1')}"
+    with steps.step("3 Installing the site") as step:
+        playbook("site", site, step, verbose=verbose)
+    if not no_demo:
+        with steps.step("4 Loading a real shop's history through the API") as step:
+            load_demo(site, step)
+    with steps.step("5 Verifying from outside") as step:
+        playbook("verify", site, step, verbose=verbose)
+    out.print()
+    out.print(steps.table())
+    explain_access(site, with_history=not no_demo)
+
+
+@cli.command()
+@site_option
+@click.option("--keep-base", is_flag=True, help="Keep the base system, so that the next `up` is quicker.")
+def down(site: str, keep_base: bool) -> None:
+    """Remove all that `up` made: server, network, secrets, files, and the base system if no other site uses it."""
+    with Steps().step(f"Removing site {site}") as step:
+        Lab(site, (), step.say).down()
+        if not keep_base:
+            purge_base()
+        step.note = "nothing of it is left" if not keep_base else "the base system stays"
+
+
+@cli.command()
+@site_option
+@_json_option
+@click.option("--field", help="Print this field alone, for example api_key.")
+def info(site: str, as_json: bool, field: str | None) -> None:
+    """Say where the site answers, whom to trust, and the API key.
+
+    \b
+    sudo ./appliance info
+    export LOYALTY_KEY=$(sudo ./appliance info --field api_key)
+    """
+    from loyalty.ops.info import access
+
+    found = access(site).as_json()
+    if field is not None:
+        if field not in found:
+            raise Refusal(f"There is no field {field}.", f"Choose from: {', '.join(found)}.")
+        click.echo(found[field])
+    elif as_json:
+        click.echo(json_module.dumps(found, indent=2))
+    else:
+        for name, value in found.items():
+            click.echo(f"{name:<12} {value if name != 'api_key' else '(./appliance info --field api_key)'}")
+
+
+@cli.command()
+@site_option
+@_json_option
+@_verbose_option
+def status(site: str, as_json: bool, verbose: bool) -> None:
+    """Show the state of hosts and services; exit code 1 if something is wrong."""
+    if as_json:
+        click.echo(json_module.dumps(application_status(site), indent=2))
+        return
+    with Steps().step(f"Status of {site}") as step:
+        playbook("status", site, step, verbose=verbose, show=True)
+
+
+@cli.command()
+@site_option
+@_verbose_option
+def preflight(site: str, verbose: bool) -> None:
+    """Look for everything that would make an installation fail; changes nothing on the servers.
+
+    Without servers (before the first `up`) it looks at this machine only.
+    """
+    steps = Steps()
+    in_lab = Site(site).state_file.exists()
+    if site == "lab" or in_lab:
+        with steps.step("This machine") as step:
+            prepare_machine(step, fresh=not in_lab)
+    if site != "lab" or in_lab:
+        with steps.step(f"The servers of {site}") as step:
+            playbook("preflight", site, step, verbose=verbose, show=True)
+
+
+@cli.command()
+@site_option
+@_verbose_option
+@_extra_option
+def plan(site: str, verbose: bool, extra: str | None) -> None:
+    """Show what `apply` would change, file by file; changes nothing."""
+    with Steps().step(f"Plan for {site}") as step:
+        playbook("site", site, step, extra=extra, options=["--check", "--diff"], verbose=verbose, show=True)
+
+
+@cli.command()
+@site_option
+@_verbose_option
+@_check_option
+@_extra_option
+def apply(site: str, verbose: bool, check: bool, extra: str | None) -> None:
+    """Bring the servers of a site to what its inventory says. Safe to repeat."""
+    with Steps().step(f"Applying {site}") as step:
+        playbook(
+            "site", site, step, extra=extra, options=["--check", "--diff"] if check else [], verbose=verbose, show=check
+        )
+
+
+@cli.command()
+@site_option
+@_verbose_option
+@_extra_option
+def deploy(site: str, verbose: bool, extra: str | None) -> None:
+    """Deploy this checkout's application beside the running one, and switch over without a failed request."""
+    with Steps().step(f"Deploying to {site}") as step:
+        playbook("deploy", site, step, extra=extra, verbose=verbose)
 
 
 class _RemoteCommand(click.Command):
@@ -42,14 +206,161 @@ def ssh(command: list[str], site: str, host: str) -> None:
     The exit code of the command is passed on, and so is standard input.
 
     \b
-    ./appliance ssh                                   # a shell on box1
-    ./appliance ssh -- systemctl status nginx
-    ./appliance ssh box1 -- 'journalctl -u loyalty-jobs | tail'
-    tar c . | ./appliance ssh -- tar x -C /root
+    sudo ./appliance ssh                                   # a shell on box1
+    sudo ./appliance ssh -- systemctl status nginx
+    sudo ./appliance ssh box1 -- 'journalctl -u loyalty-jobs | tail'
+    tar c . | sudo ./appliance ssh -- tar x -C /root
     """
     words = Lab(site, ()).ssh_command(host, command, terminal=not command and sys.stdin.isatty())
     sys.stdout.flush()
-    os.execvp(words[0], words)
+    os.execvp(words[0], words)  # noqa: S606 (no shell is meant)
+
+
+@cli.command()
+@click.option("--port", default=8080, show_default=True, help="Port on the loopback.")
+def dev(port: int) -> None:
+    """Run the application alone on this machine, as an ordinary user; prints a key. Ctrl-C stops it."""
+    from loyalty.ops import environment
+
+    if environment.missing([environment.APPLICATION]):
+        with Steps().step("The application's packages (once)"):
+            environment.install([environment.APPLICATION])
+    from loyalty.ops.dev import serve
+
+    serve(port)
+
+
+@cli.command()
+@click.argument("sections", nargs=-1)
+@_verbose_option
+@click.option("--list", "only_list", is_flag=True, help="Show the sections and what each proves.")
+def test(sections: tuple[str, ...], verbose: bool, only_list: bool) -> None:
+    """Run the tests: all of them, as continuous integration does, or the SECTIONS that you name.
+
+    \b
+    ./appliance test lint unit       # seconds
+    sudo ./appliance test            # everything; molecule builds a server in the lab
+    """
+    from loyalty.ops import environment, suite
+
+    wanted = suite.chosen(sections)
+    if only_list:
+        for section in wanted:
+            click.echo(f"{section.name:<12} {section.proves}")
+        return
+    if any(section.needs_root for section in wanted):
+        host.refuse_problems(host.check_basics())
+    needed = [environment.APPLICATION, environment.TESTS]
+    if environment.missing(needed):
+        with Steps().step("The application's and the tests' packages (once)"):
+            environment.install(needed)
+    if missing := suite.missing_packages(wanted):
+        with Steps().step(f"Installing with apt: {' '.join(missing)}"):
+            host.refuse_problems(host.check_basics())
+            host.install_packages(missing)
+    results = suite.run_sections(wanted, verbose=verbose)
+    failed = sum(not result.ok for result in results)
+    out.print()
+    out.print(suite.summary(results))
+    out.print(f"\nchecks: {len(results) - failed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+def prepare_machine(step: Step, *, fresh: bool) -> None:
+    """Check this machine for the lab and install what it lacks."""
+    host.refuse_problems(host.check_basics())
+    if missing := host.missing_packages():
+        step.say(f"installing with apt: {' '.join(missing)}")
+        host.install_packages(missing)
+    findings = host.check_lab(LAB_DIRECTORY, fresh=fresh)
+    for finding in findings:
+        step.say(f"{finding.subject}: {finding.found}")
+    host.refuse_problems(findings)
+
+
+def playbook(name: str, site: str, step: Step, *, extra: str | None = None, **options: Any) -> None:
+    """Run a playbook; ``extra`` is the operator's JSON."""
+    from loyalty.ops.ansible import run_playbook
+
+    try:
+        variables = json_module.loads(extra) if extra else {}
+    except ValueError as error:
+        raise Refusal(f"--extra-vars is not JSON: {error}.", """Write it like '{"app_workers": 4}'.""") from None
+    run_playbook(name, site, step, extra=variables, **options)
+
+
+def load_demo(site: str, step: Step) -> None:
+    """Load the shop's history, with a bar; a site that has it already gets nothing new."""
+    from loyalty.ops import demo
+    from loyalty.ops.info import access
+
+    found = access(site)
+    with step.bar() as bar:
+        loaded = demo.load(url=found.url, ca_file=found.ca_file, api_key=found.api_key, progress=bar)
+    step.note = f"{loaded.events:,} purchases of {loaded.members:,} members, {loaded.points:,} points"
+    if not loaded.applied:
+        step.note += " (all known before)"
+
+
+def application_status(site: str) -> dict[str, Any]:
+    """Ask the application of a site how it is, over SSH."""
+    from loyalty.ops.ansible import inventories
+    from loyalty.ops.environment import BIN, tool_environment
+    from loyalty.ops.site import CHECKOUT
+
+    words = [str(BIN / "ansible"), "app[0]"]
+    for inventory in inventories(site):
+        words += ["-i", inventory]
+    words += ["--become", "-m", "ansible.builtin.command", "-a", "/usr/local/sbin/loyalty status --json"]
+    done = subprocess.run(
+        words,
+        cwd=CHECKOUT,
+        env=tool_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    _, _, answer = done.stdout.partition(">>\n")
+    try:
+        found: dict[str, Any] = json_module.loads(answer[: answer.rindex("}") + 1])
+    except ValueError:
+        raise Failure(
+            f"The application of {site} does not tell its status.",
+            f"./appliance status --site {site}",
+            (done.stdout + done.stderr)[-2000:],
+        ) from None
+    return found
+
+
+def explain_access(site: str, *, with_history: bool) -> None:
+    """Print where to look, and lines that can be copied and pasted."""
+    from loyalty.ops.info import access
+
+    found = access(site)
+    option = "" if site == "lab" else f" --site {site}"
+    member = "ext:00001" if with_history else "ext:alice"
+    event = json_module.dumps({
+        "source": "till", "id": "1", "type": "purchase", "member": {"external_id": member.removeprefix("ext:")},
+        "occurred_at": "2026-01-31T12:00:00Z", "amount": "11.77", "currency": "USD",
+    })  # fmt: skip
+    curl = f'curl --cacert {shlex.quote(found.ca_file)} -H "Authorization: Bearer $LOYALTY_KEY"'
+    out.print(
+        f"""
+The site is up: {found.url}
+  documentation   {found.docs_url}
+  console         {found.console_url}
+  secrets         {found.vault_file} (encrypted; the password file is beside it)
+  a shell         ./appliance ssh{option}
+
+Try it:
+  export LOYALTY_KEY=$(./appliance info{option} --field api_key)
+  {curl} {found.url}/v1/events -H "Content-Type: application/json" -d '{event}'
+  {curl} {found.url}/v1/members/{member}/balance
+  {curl} '{found.url}/v1/members?limit=3'
+""",
+        markup=False,
+    )
 
 
 def main() -> None:
@@ -59,5 +370,5 @@ def main() -> None:
     except (Failure, Refusal) as error:
         sys.exit(show_error(error))
     except KeyboardInterrupt:
-        err.print("\nStopped. Run the same command again to go on.")
+        err.print("\nStopped. Give the same command again to go on.")
         sys.exit(130)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -50,6 +50,27 @@ class Step:
             self._last = line
             self._status.update(f"{escape(self.title)} [dim]{escape(line[: max(20, out.width - 30)])}[/dim]")
 
+    @contextmanager
+    def bar(self) -> Iterator[Callable[[int, int], None]]:
+        """Hand out a function (done, total) that moves a bar; without a terminal it prints a line every tenth."""
+        if self._status is None:
+            tenths = 0
+
+            def report(done: int, total: int) -> None:
+                nonlocal tenths
+                if total and done * 10 // total > tenths:
+                    tenths = done * 10 // total
+                    self.say(f"{done:,} of {total:,}")
+
+            yield report
+            return
+        self._status.stop()  # a terminal has room for one moving thing
+        columns = (TextColumn("  "), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=out, transient=True) as progress:
+            task = progress.add_task("", total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+        self._status.start()
+
 
 @dataclass
 class Steps:
@@ -89,14 +110,6 @@ class Steps:
             table.add_row(escape(title), escape(result), duration(took))
         table.add_row("[bold]all[/bold]", "", f"[bold]{duration(sum(took for *_, took in self.done))}[/bold]")
         return table
-
-
-@contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
-    """Show a bar that knows how much there is to do; plain output gets a line now and then from the caller."""
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True, disable=not out.is_terminal) as progress:
-        yield progress
 
 
 def show_error(error: Failure | Refusal) -> int:

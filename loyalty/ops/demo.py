@@ -33,6 +33,14 @@ from loyalty.ops.errors import Failure
 HISTORY = Path(__file__).with_name("demo_data") / "cdnow.txt.gz"
 SOURCE = "cdnow"
 CURRENCY = "USD"
+RULE = {
+    "type": "points_per_spend",
+    "id": "base",
+    "points": 1,
+    "per": "1.00",
+    "rounding": "floor",
+    "minimum": "0",
+}
 
 BATCH_EVENTS = 1000  # a fifth of what the API takes: large enough for group commit, small enough to show progress
 CLIENTS = 4
@@ -262,8 +270,22 @@ def _pause(pauses: Iterator[float], retry_after: str | None, *, cause: str = "")
 
 
 def configure(api: httpx.Client) -> None:
-    """Publish the rule of the demo and open the program to its past, through the public API."""
-    raise NotImplementedError
+    """Give the program the rule of the demo and open it to its past, through the public API.
+
+    Rules that somebody has published are left alone: what was awarded before stays, and `load` notices other awards.
+    """
+    (program,) = _request(api, "GET", "/v1/programs", _pauses())["data"]
+    if program["currency"] != CURRENCY:
+        raise Failure(
+            f"The program {program['id']} counts in {program['currency']} and the demo's shop sold in {CURRENCY}.",
+            f"Load the demo into a program in {CURRENCY}.",
+        )
+    if program["backdating_days"] is not None or not program["auto_enrol"]:
+        headers = {"If-Match": f'"v{program["version"]}"'}
+        policies = {"backdating_days": None, "auto_enrol": True}
+        _request(api, "PATCH", f"/v1/programs/{program['id']}", _pauses(), json=policies, headers=headers)
+    if not _request(api, "GET", "/v1/rules/versions", _pauses(), params={"limit": "1"})["data"]:
+        _request(api, "POST", "/v1/rules/versions", _pauses(), json={"rules": [RULE]})
 
 
 def _verify(api: httpx.Client, history: Sequence[Purchase], tally: _Tally) -> None:

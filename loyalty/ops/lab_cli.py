@@ -12,7 +12,11 @@ from loyalty.ops.lab import Lab
 from loyalty.ops.site import Site, sites
 
 site_option = click.option(
-    "--site", default="lab", show_default=True, envvar="LOYALTY_SITE", help="Name of the site; several can live side by side."
+    "--site",
+    default="lab",
+    show_default=True,
+    envvar="LOYALTY_SITE",
+    help="Name of the site; several can live side by side.",
 )
 _host_option = click.option("--host", "hosts", multiple=True, help="Inventory name of a server; repeat for more.")
 

@@ -52,7 +52,9 @@ def choose_subnet(tag: str, taken: Iterable[IPv4Network]) -> IPv4Network:
     raise Refusal("No private subnet is free on this machine.", "Remove a route that covers the private ranges.")
 
 
-def taken_networks(routes: list[dict[str, Any]], addresses: list[dict[str, Any]], resolv_conf: str) -> list[IPv4Network]:
+def taken_networks(
+    routes: list[dict[str, Any]], addresses: list[dict[str, Any]], resolv_conf: str
+) -> list[IPv4Network]:
     """Return the networks that this machine knows, from `ip -json route|address` and its resolv.conf."""
     texts = [route["dst"] for route in routes if route.get("dst", "default") != "default"]
     texts += [f"{info['local']}/{info['prefixlen']}" for link in addresses for info in link.get("addr_info", [])]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO
 
 from loyalty.ops.errors import Failure
 
@@ -44,3 +46,33 @@ def run(
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-20:]
         raise Failure(f"`{line}` failed (exit code {done.returncode}).", details="\n".join(said))
     return done.stdout
+
+
+def follow(
+    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: IO[str], each: Callable[[str], None]
+) -> int:
+    """Run a long command: every line of its output goes to ``log`` and to ``each``. Returns its exit code.
+
+    Ctrl-C reaches the command too (it shares the terminal): it gets 20 s to tidy up.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                log.write(line)
+                each(line)
+            return process.wait()
+        except BaseException:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise

@@ -49,8 +49,9 @@ def build(directory: Path, *, cache: Path, log: Path) -> None:
         said = run([*command, release, str(partial), source.uri], env={"DEBIAN_FRONTEND": "noninteractive"})
     except Failure as failure:
         log.write_text(failure.details + "\n")
-        raise Failure("debootstrap could not build the base system.", f"Read {log}, then run again.",
-                      failure.details) from None
+        raise Failure(
+            "debootstrap could not build the base system.", f"Read {log}, then run again.", failure.details
+        ) from None
     log.write_text(said)
     _finish(partial)
     mounts.unmount_under(partial)

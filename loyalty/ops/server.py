@@ -141,8 +141,11 @@ class Server:
                 time.sleep(0.1)
             if time.monotonic() - started > 2 and not self.nspawn_pid():
                 break
-        raise Failure(f"The server {self.name} does not answer on {self.address}:22.",
-                      f"Read its console: {self.log}", _tail(self.log))
+        raise Failure(
+            f"The server {self.name} does not answer on {self.address}:22.",
+            f"Read its console: {self.log}",
+            _tail(self.log),
+        )
 
     def kill(self) -> None:
         """Cut the power: SIGKILL to the first process. The disk stays as it is."""

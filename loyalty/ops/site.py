@@ -7,7 +7,6 @@ import ipaddress
 import json
 import os
 import re
-import secrets
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -95,21 +94,6 @@ class Site:
         return self.directory / "known_hosts"
 
     @property
-    def vault_password_file(self) -> Path:
-        """The password of the site's encrypted vault."""
-        return self.directory / ".vault_password"
-
-    @property
-    def vault(self) -> Path:
-        """The site's generated secrets, encrypted."""
-        return self.directory / "vault.yml"
-
-    @property
-    def ca_file(self) -> Path:
-        """The certificate that clients of the site trust."""
-        return self.directory / "ca" / "ca.crt"
-
-    @property
     def logs(self) -> Path:
         """One file for each run of a playbook."""
         return self.directory / "logs"
@@ -134,8 +118,8 @@ class Site:
             self.addresses[host] = next(address for address in candidates if address not in used)
         return self.addresses[host]
 
-    def make_secrets(self) -> None:
-        """Make the SSH key and the vault password that are missing."""
+    def make_key(self) -> None:
+        """Make the SSH key if there is none."""
         self.make_directory()
         if not self.key.exists():
             # ssh-keygen writes two files: only a pair that is whole gets the name.
@@ -144,8 +128,6 @@ class Site:
             run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"lab site {self.name}", "-f", str(draft)])
             draft.with_name("id_ed25519.new.pub").rename(self.key.with_name("id_ed25519.pub"))
             draft.rename(self.key)
-        if not self.vault_password_file.exists():
-            write_atomically(self.vault_password_file, secrets.token_urlsafe(32) + "\n")
 
     def ssh_options(self) -> list[str]:
         """Return the options that make ssh use this site's key and trust this site's servers, and nothing else."""
@@ -176,10 +158,15 @@ class Site:
             "site_domain": f"{self.name}.test",
             "site_directory": str(self.directory),
             "mongodb_source": "pypi",
+            # The demo's shop.
+            "site_currency": "USD",
+            "site_timezone": "UTC",
         }
         (self.inventory / "group_vars" / "all").mkdir(parents=True, exist_ok=True)
         head = "---\n# Written by `lab up`; the next one overwrites it.\n"
-        write_atomically(self.inventory / "hosts.yml", head + yaml.safe_dump({"all": {"hosts": hosts}}, sort_keys=False))
+        write_atomically(
+            self.inventory / "hosts.yml", head + yaml.safe_dump({"all": {"hosts": hosts}}, sort_keys=False)
+        )
         write_atomically(
             self.inventory / "group_vars" / "all" / "lab.yml", head + yaml.safe_dump(variables, sort_keys=False)
         )

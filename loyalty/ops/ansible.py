@@ -1,0 +1,161 @@
+"""Run a playbook: the operator sees the play and the task of the moment, a log keeps everything."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loyalty.ops.console import Step, out
+from loyalty.ops.environment import BIN, tool_environment
+from loyalty.ops.errors import Failure, Refusal
+from loyalty.ops.process import follow
+from loyalty.ops.site import CHECKOUT, Site, check_name
+
+_HEADING = re.compile(r"^(PLAY|TASK|RUNNING HANDLER) \[(.*)\] \*+$")
+_TOTALS = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)")
+
+
+@dataclass
+class Progress:
+    """What the output of a playbook has told so far."""
+
+    play: str = ""
+    task: str = ""
+    tasks: int = 0
+    failure: list[str] = field(default_factory=list)
+    changed: dict[str, int] = field(default_factory=dict)
+    _in_failure: bool = False
+
+    def read(self, line: str) -> None:
+        """Take the next line of output."""
+        if heading := _HEADING.match(line):
+            self._in_failure = False
+            kind, name = heading.groups()
+            if kind == "PLAY":
+                self.play, self.task = name, ""
+            else:
+                self.task = name
+                self.tasks += 1
+        elif line.startswith(("fatal: [", "failed: [", "[ERROR]: Task failed")):
+            if not self._in_failure:
+                self.failure = [f"TASK [{self.task}]"]
+            self._in_failure = True
+            self.failure.append(line)
+        elif line.startswith(("ERROR!", "[ERROR]")):
+            self._in_failure = True
+            self.failure.append(line)
+        elif totals := _TOTALS.match(line):
+            self._in_failure = False
+            self.changed[totals[1]] = int(totals[3])
+        elif line.startswith(("PLAY RECAP", "ok: [", "changed: [", "skipping: [")):
+            self._in_failure = False
+        elif self._in_failure:
+            self.failure.append(line)
+
+    @property
+    def summary(self) -> str:
+        """Say how many tasks ran and what changed."""
+        hosts = ", ".join(f"{host} {count} changed" for host, count in self.changed.items() if host != "localhost")
+        return f"{self.tasks} tasks" + (f" · {hosts}" if hosts else "")
+
+
+def inventories(site: str) -> list[str]:
+    """Return the inventories of a site, relative to the checkout: a lab's, or the operator's own."""
+    check_name("site", site)
+    if Site(site).state_file.exists():
+        return ["inventory/one-box", str(Site(site).inventory.relative_to(CHECKOUT))]
+    for folder in (f"inventory/sites/{site}", f"inventory/{site}"):
+        if any((CHECKOUT / folder / name).exists() for name in ("hosts.yml", "hosts.ini", "hosts")):
+            return [folder]
+    raise Refusal(
+        f"There is no site {site}: neither a lab site nor a hosts.yml in inventory/sites/{site} or inventory/{site}.",
+        f"./appliance lab up --site {site}, or copy inventory/one-box to inventory/sites/{site} and edit it.",
+    )
+
+
+def command_line(
+    name: str, site: str, *, extra: Mapping[str, Any] | None = None, options: Sequence[str] = ()
+) -> list[str]:
+    """Return the line that runs playbook ``name`` on a site, as it can be typed in the checkout."""
+    line = [".venv/bin/ansible-playbook"]
+    for inventory in inventories(site):
+        line += ["-i", inventory]
+    if extra:
+        line += ["--extra-vars", json.dumps(dict(extra))]  # JSON keeps types; key=value would make all of it text
+    return [*line, *options, f"playbooks/{name}.yml"]
+
+
+def run_playbook(
+    name: str,
+    site: str,
+    step: Step,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    options: Sequence[str] = (),
+    verbose: bool = False,
+    show: bool = False,
+) -> Progress:
+    """Run a playbook and return what it did. Raises Failure with the task that failed and the next thing to type.
+
+    ``verbose`` streams the whole output. ``show`` prints the output of the plays when all went well (tables of
+    `status`, differences of `plan`).
+    """
+    line = command_line(name, site, extra=extra, options=options)
+    step.say(f"$ {shlex.join(line)}")
+    log = _log_directory(site) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.log"
+    progress = Progress()
+    kept: deque[str] = deque(maxlen=5000)
+
+    def read(text: str) -> None:
+        progress.read(text.rstrip("\n"))
+        kept.append(text)
+        if verbose:
+            out.print(text, end="", markup=False)
+        step.live(f"{progress.play} · {progress.task}")
+
+    with log.open("w") as stream:
+        ansible = [str(BIN / "ansible-playbook"), *line[1:]]
+        environment = tool_environment() | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
+        code = follow(ansible, cwd=CHECKOUT, env=environment, log=stream, each=read)
+    if code != 0:
+        raise Failure(
+            f"The playbook {name} failed in play “{progress.play}”, task “{progress.task}” (log: {log}).",
+            f"Mend the cause, then run the same command again: it goes on where it stopped. All output: less {log}",
+            "\n".join(_last_words(progress, kept)),
+        )
+    if show and not verbose:
+        for text in _messages(kept):
+            out.print(text, markup=False)
+    step.note = progress.summary
+    return progress
+
+
+def _log_directory(site: str) -> Path:
+    lab = Site(site)
+    directory = lab.logs if lab.state_file.exists() else CHECKOUT / ".cache" / "logs" / site
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def _last_words(progress: Progress, kept: Iterable[str]) -> list[str]:
+    lines = [line for line in progress.failure if line.strip()] or [line.rstrip("\n") for line in kept][-20:]
+    return lines[:40]
+
+
+def _messages(kept: Iterable[str]) -> Iterator[str]:
+    """Return what the plays had to say, without the headings of plays and tasks."""
+    for text in kept:
+        line = text.rstrip("\n")
+        if (
+            line
+            and not _HEADING.match(line)
+            and not line.startswith(("ok: [", "PLAY RECAP", "skipping: [", "included: "))
+        ):
+            yield line

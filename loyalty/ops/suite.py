@@ -1,0 +1,158 @@
+"""Everything that must hold before a change is taken: the same here and in continuous integration.
+
+`SECTIONS` is the whole list, quick ones first. A section's checks may run side by side; sections follow each other,
+because the slow ones use all cores by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from loyalty.ops.console import duration, out
+from loyalty.ops.environment import tool_environment
+from loyalty.ops.errors import Refusal
+from loyalty.ops.process import follow
+from loyalty.ops.site import CHECKOUT
+
+
+@dataclass(frozen=True)
+class Check:
+    """One command: exit code 0 is good."""
+
+    name: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """Checks that belong together."""
+
+    name: str
+    proves: str
+    checks: tuple[Check, ...]
+    needs_root: bool = False
+
+
+_PYTEST = "python -m pytest -q --durations=5"
+_SHELL_FILES = "git ls-files -z | xargs -0 grep -lIE '^#!.*[ /](ba)?sh( |$)' -- | xargs -n1 bash -n"
+
+SECTIONS = (
+    Section("lint", "style, types, dependency rule, playbooks", (
+        Check("ruff", "ruff check ."),
+        Check("format", "ruff format --check ."),
+        Check("imports", "lint-imports"),
+        Check("shell", _SHELL_FILES),
+        Check("yaml", "yamllint ."),
+        Check("mypy", "mypy"),
+        Check("ansible", "ansible-lint"),
+    )),
+    Section("unit", "arithmetic and pure parts, with generated cases", (Check("unit", f"{_PYTEST} -n 2 tests/unit"),)),
+    Section("templates", "every template, for both distributions; the project's policies", (
+        Check("templates", f"{_PYTEST} -n 2 tests/templates tests/policy"),
+    )),
+    Section("integration", "storage against a real replica set and Redis", (
+        Check("integration", f"{_PYTEST} -n 2 tests/integration"),
+    )),
+    Section("api", "the contract over HTTP, also with generated requests", (
+        Check("api", f"{_PYTEST} -n 2 tests/api tests/web"),
+    )),
+    Section("faults", "nothing lost or doubled when servers are killed (short)", (
+        Check("faults", f"{_PYTEST} tests/faults"),
+    )),
+    Section("molecule", "the one-box in the lab: install, again, from outside", (
+        Check("one-box", "molecule test --scenario-name one-box"),
+    ), needs_root=True),
+)  # fmt: skip
+
+_CLOSING = re.compile(r"^=*\s*(\d+ (?:passed|failed|error).* in [\d.]+s.*?)\s*=*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one check went."""
+
+    section: str
+    check: Check
+    ok: bool
+    seconds: float
+    note: str
+    log: Path
+
+
+def chosen(names: Sequence[str]) -> list[Section]:
+    """Return the sections that were asked for, in the order of the table; all of them without a name."""
+    known = [section.name for section in SECTIONS]
+    if unknown := [name for name in names if name not in known]:
+        raise Refusal(f"There is no section {', '.join(unknown)}.", f"Choose from: {', '.join(known)}.")
+    return [section for section in SECTIONS if not names or section.name in names]
+
+
+def missing_packages(sections: Sequence[Section]) -> list[str]:
+    """Return the system packages that the sections need and this machine lacks."""
+    needs_servers = any(section.name in ("integration", "api", "faults") for section in sections)
+    return ["redis-server"] if needs_servers and not shutil.which("redis-server") else []
+
+
+def run_sections(sections: Sequence[Section], *, verbose: bool) -> list[Result]:
+    """Run the sections and print each result as it comes; return all of them."""
+    logs = CHECKOUT / ".cache" / "test-logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    results = []
+    for section in sections:
+        out.print(f"[bold]{section.name}[/bold] [dim]{section.proves}[/dim]")
+        with ThreadPoolExecutor(max_workers=1 if verbose else 2) as pool:
+            jobs = [pool.submit(_run, section.name, check, logs, verbose) for check in section.checks]
+            for job in jobs:
+                results.append(job.result())
+                _show(results[-1])
+    return results
+
+
+def summary(results: Sequence[Result]) -> Table:
+    """Return the table at the end."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("section", "check", "result"):
+        table.add_column(column)
+    table.add_column("took", justify="right")
+    table.add_column("", style="dim")
+    for result in results:
+        verdict = "[green]passed[/green]" if result.ok else "[red]FAILED[/red]"
+        table.add_row(result.section, result.check.name, verdict, duration(result.seconds), escape(result.note))
+    return table
+
+
+def _run(section: str, check: Check, logs: Path, verbose: bool) -> Result:
+    log = logs / f"{section}-{check.name}.log"
+    started = time.monotonic()
+    with log.open("w") as stream:
+        stream.write(f"$ {check.command}\n")
+        stream.flush()
+
+        def read(line: str) -> None:
+            if verbose:
+                out.print(line, end="", markup=False)
+
+        shell = ["/bin/bash", "-o", "pipefail", "-c", check.command]
+        code = follow(shell, cwd=CHECKOUT, env=tool_environment(), log=stream, each=read)
+    closing = _CLOSING.findall(log.read_text(errors="replace"))
+    note = closing[-1] if closing else "" if code == 0 else f"exit code {code}"
+    return Result(section, check, code == 0, time.monotonic() - started, note, log)
+
+
+def _show(result: Result) -> None:
+    verdict = "[green]passed[/green]" if result.ok else "[red]FAILED[/red]"
+    out.print(f"  {result.check.name:<12} {verdict} in {duration(result.seconds)}  [dim]{escape(result.note)}[/dim]")
+    if not result.ok:
+        tail = result.log.read_text(errors="replace").splitlines()[-60:]
+        out.print("\n".join(f"    {line}" for line in tail), markup=False)
+        out.print(f"    again: PATH=.venv/bin:$PATH {result.check.command}   log: {result.log}", markup=False)
