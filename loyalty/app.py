@@ -28,7 +28,16 @@ from loyalty.rules import routes as rules
 from loyalty.web.operations import operations
 
 # The order is the order of the API document.
-APIS: tuple[Api, ...] = (programs.api, members.api, rules.api, keys.api)
+APIS: tuple[Api, ...] = (
+    programs.api,
+    members.api,
+    rules.api,
+    events.api,
+    points.api,
+    rewards.api,
+    adjustments.api,
+    keys.api,
+)
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = system_clock) -> APIFlask:

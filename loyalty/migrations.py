@@ -20,6 +20,8 @@ from loyalty.infra.http import idempotency
 from loyalty.infra.mongo import Mongo
 from loyalty.members import service as members
 from loyalty.programs import service as programs
+from loyalty.rewards import service as rewards
+from loyalty.rules import service as rules
 
 INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     auth.INDEXES,
@@ -29,6 +31,8 @@ INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     ledger.INDEXES,
     members.INDEXES,
     programs.INDEXES,
+    rewards.INDEXES,
+    rules.INDEXES,
 )
 
 

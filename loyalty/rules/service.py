@@ -23,8 +23,8 @@ INDEXES = {COLLECTION: [IndexModel([("_id.program", ASCENDING), ("_id.version", 
 
 _LARGEST_VERSION = 2**31 - 1
 
-# What is current, by database and program; in a tuple, because a program without rules is worth remembering too.
-_cache: TtlCache[tuple[str, str], tuple[CompiledRules | None]] = TtlCache()
+# What is current, by database and program.
+_cache: TtlCache[tuple[str, str], CompiledRules] = TtlCache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +113,16 @@ def list_versions(db: Mongo, program_id: str, *, limit: int, after: int | None) 
 
 
 def current(db: Mongo, program: Program) -> CompiledRules | None:
-    """The current version ready to award, at most 5 s old; None before the first."""
+    """The current version ready to award, at most 5 s old; None before the first.
+
+    That there is none is never remembered: the first version is in force on every node at once.
+    """
     cache_key = (db.name, program.id)
     known = _cache.get(cache_key)
     if known is None:
         newest = latest(db, program.id)
-        known = (compile_rules(newest.rule_set, newest.version, program.currency) if newest else None,)
+        if newest is None:
+            return None
+        known = compile_rules(newest.rule_set, newest.version, program.currency)
         _cache.put(cache_key, known)
-    return known[0]
+    return known

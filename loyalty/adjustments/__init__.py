@@ -1,0 +1,1 @@
+"""Adjustments: points changed by hand, with a reason."""

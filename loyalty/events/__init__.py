@@ -1,0 +1,1 @@
+"""Events: facts that tills and shops report, and the points that they earn."""

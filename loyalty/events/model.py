@@ -1,0 +1,143 @@
+"""An event on the wire: one fact, told once by its source."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
+
+from loyalty.infra.http.model import Body, Out, Timestamp
+from loyalty.infra.problems import Problem
+from loyalty.members.model import MemberReference
+from loyalty.points.model import BucketsOut, EntryOut, ExplanationOut
+
+MOST_IN_A_BATCH = 5000
+BATCH_BYTES = 16 << 20
+
+
+def _read_instant(value: Any) -> datetime:
+    """RFC 3339 with an offset; a number or a local time says too little."""
+    match = _RFC3339.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("must be an RFC 3339 instant with an offset, such as 2026-02-01T12:00:00Z")
+    day_and_time, fraction, offset = match.groups()
+    milliseconds = (fraction or "0")[:3].ljust(3, "0")
+    try:
+        return datetime.fromisoformat(f"{day_and_time}.{milliseconds}{'+00:00' if offset in 'Zz' else offset}")
+    except ValueError:
+        raise ValueError("names a day or a time that does not exist") from None
+
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+Instant = Annotated[AwareDatetime, BeforeValidator(_read_instant, json_schema_input_type=AwareDatetime)]
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Amount = Annotated[
+    str,
+    StringConstraints(pattern=r"^\d{1,15}(\.\d{1,6})?$"),
+    Field(description="A decimal string in the event's currency; never a JSON number.", examples=["11.77"]),
+]
+MetadataName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_.-]{0,63}$")]
+MetadataValue = Annotated[str, StringConstraints(max_length=500)] | int | bool | None
+
+
+class TooManyEvents(Problem):
+    """A batch has at most `max_events` events. Send the rest in another one."""
+
+    code = "too_many_events"
+    status = 413
+    title = "The batch has too many events"
+
+
+class Item(Body):
+    """One line of a purchase."""
+
+    line_id: Text = Field(description="Names the line within the event, for refunds.", examples=["1"])
+    sku: Text | None = Field(None, description="The article.", examples=["CD-4711"])
+    category: Text | None = Field(None, description="Its category.", examples=["music"])
+    quantity: int = Field(1, ge=1, le=1_000_000, description="How many.")
+    amount: Amount
+
+
+class Payment(Body):
+    """One part of how a purchase was paid."""
+
+    method: Text = Field(description="How: cash, card, gift_card, …", examples=["card"])
+    amount: Amount
+
+
+class NewEvent(Body):
+    """One fact. `source` and `id` name it for ever: told again with the same content, it counts once."""
+
+    source: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,63}$")] = Field(
+        description="Who tells it: a till, a shop system.", examples=["till-7"]
+    )
+    id: Text = Field(description="Its id there, unique in the source.", examples=["2026-000123"])
+    type: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")] = Field(
+        description="`purchase`, `visit`, or a name of your own.", examples=["purchase"]
+    )
+    member: MemberReference = Field(description="Whose it is.")
+    occurred_at: Instant | None = Field(
+        None,
+        description="When it happened (RFC 3339 with offset); now if absent.",
+        examples=["2026-02-01T12:00:00Z"],
+    )
+    amount: Amount | None = Field(None, description="What was paid; needed for a purchase.", examples=["11.77"])
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = Field(
+        None, description="ISO 4217 code, that of the program; needed with amounts.", examples=["USD"]
+    )
+    items: list[Item] = Field([], max_length=500, description="What was bought.")
+    payments: list[Payment] = Field([], max_length=50, description="How it was paid.")
+    store: Text | None = Field(None, description="Where.", examples=["main-street"])
+    metadata: dict[MetadataName, MetadataValue] = Field(
+        {}, max_length=50, description="Anything else worth keeping with the entry."
+    )
+
+
+class EventOut(Out):
+    """The event as it was recorded."""
+
+    source: str = Field(description="Who told it.")
+    id: str = Field(description="Its id there.")
+    type: str = Field(description="What kind of fact it is.")
+    member: str = Field(description="The member that it was recorded for; null in a dry run for an unknown customer.")
+    occurred_at: Timestamp = Field(description="When it happened.")
+
+
+class EventResult(Out):
+    """What an event did."""
+
+    event: EventOut = Field(description="The event.")
+    entries: list[EntryOut] = Field(description="The ledger entries that it made.")
+    balances: dict[str, BucketsOut] = Field(description="What the member has after it, by wallet.")
+    explanation: ExplanationOut = Field(description="Why.")
+    replayed: bool = Field(description="Whether it had been recorded before; then this is the answer of that time.")
+
+
+class BatchLine(Out):
+    """The result of one event of a batch."""
+
+    index: int = Field(description="Its place in the batch, from 0.")
+    status: int = Field(description="The status that it would have had alone.", examples=[201])
+    entry: str | None = Field(None, description="The ledger entry that it made.")
+    points: int | None = Field(None, description="The spendable points that it earned.")
+    replayed: bool | None = Field(None, description="Whether it had been recorded before.")
+    problem: dict[str, Any] | None = Field(None, description="Why it was refused: a problem document.")
+
+
+class BatchSummary(Out):
+    """A batch in numbers."""
+
+    applied: int = Field(description="Events recorded now.")
+    replayed: int = Field(description="Events recorded before.")
+    refused: int = Field(description="Events refused.")
+    points: int = Field(description="Spendable points earned now.")
+
+
+class BatchResult(Out):
+    """One result an event, in the order of the batch. A refused one does not touch the others."""
+
+    results: list[BatchLine] = Field(description="The results.")
+    summary: BatchSummary = Field(description="The batch in numbers.")

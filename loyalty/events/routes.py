@@ -1,0 +1,165 @@
+"""/v1/events"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from loyalty.events import service
+from loyalty.events.model import (
+    BATCH_BYTES,
+    MOST_IN_A_BATCH,
+    BatchResult,
+    EventResult,
+    NewEvent,
+    TooManyEvents,
+)
+from loyalty.events.service import Fact
+from loyalty.infra.http.body import parse_json
+from loyalty.infra.http.endpoint import Api, Context, Reply
+from loyalty.infra.http.model import format_instant
+from loyalty.infra.http.problems import MalformedJson
+from loyalty.infra.ids import entry_id, member_id
+from loyalty.infra.problems import NotFound, Problem
+from loyalty.ledger.entry import business_key, member_of
+from loyalty.points import acts
+from loyalty.points.acts import Act, Done
+from loyalty.points.model import (
+    EventConflict,
+    TooManyPoints,
+    buckets_json,
+    changes,
+    entry_json,
+    explanation_json,
+)
+from loyalty.programs import service as programs
+from loyalty.programs.model import Program
+from loyalty.rules import service as rules
+
+Json = dict[str, Any]
+
+api = Api("events", "Events", "Facts that tills and shops report. Each counts once, however often it is told.")
+
+EXAMPLE = {
+    "source": "till-7",
+    "id": "2026-000123",
+    "type": "purchase",
+    "member": {"external_id": "00001"},
+    "occurred_at": "2026-02-01T12:00:00Z",
+    "amount": "11.77",
+    "currency": "USD",
+}
+
+
+@api.post(
+    "/v1/events",
+    scope="events:write",
+    status=201,
+    answers={200: "It had been recorded before: the answer of that time."},
+    problems=(NotFound, EventConflict, TooManyPoints),
+    idempotency_header=True,
+    example=EXAMPLE,
+)
+def record_event(context: Context, body: NewEvent) -> Reply[EventResult]:
+    """Record an event
+
+    The answer says what it earned and why. Told again, it changes nothing and has the first answer."""
+    program, fact = _read(context, body)
+    done = acts.perform_together(context.services, _act(context, program, fact))
+    return _answer(done, status=200 if done.replayed else 201)
+
+
+@api.post(
+    "/v1/events/dry-run", scope="events:write", problems=(NotFound, EventConflict, TooManyPoints), example=EXAMPLE
+)
+def rehearse_event(context: Context, body: NewEvent) -> Reply[EventResult]:
+    """Rehearse an event
+
+    What recording it would do, and why, by the very same rules. Nothing happens."""
+    program, fact = _read(context, body)
+    act = _act(context, program, fact)
+    return _answer(acts.rehearse(context.services.db, act, clock=context.services.clock), status=200)
+
+
+@api.post(
+    "/v1/events/batch",
+    scope="events:write",
+    problems=(TooManyEvents,),
+    max_body_bytes=BATCH_BYTES,
+    media=("application/json", "application/x-ndjson"),
+    example=[EXAMPLE],
+)
+def record_batch(context: Context, raw: bytes) -> Reply[BatchResult]:
+    """Record many events
+
+    Up to 5,000, as a JSON array or one JSON object a line (`application/x-ndjson`). Each counts for itself: results are
+    in the order of the events, and a refused one does not touch the others. After a lost answer send it all again."""
+    if context.request.mimetype == "application/x-ndjson":
+        values = service.split_ndjson(raw)
+    else:
+        values = parse_json(raw)
+        if not isinstance(values, list):
+            raise MalformedJson("A batch is a JSON array of events, or one event a line as application/x-ndjson.")
+    if len(values) > MOST_IN_A_BATCH:
+        raise TooManyEvents(f"Send at most {MOST_IN_A_BATCH} events in one batch.", max_events=MOST_IN_A_BATCH)
+    db, clock = context.services.db, context.services.clock
+    program = programs.get(db, context.program)
+    results = service.record_values(db, program, values, clock=clock)
+    lines = [_line(index, result) for index, result in enumerate(results)]
+    return Reply(orjson.dumps({"results": lines, "summary": _summary(lines)}))
+
+
+def _read(context: Context, event: NewEvent) -> tuple[Program, Fact]:
+    program = programs.get(context.services.db, context.program)
+    return program, service.read(event, program, now=context.services.clock())
+
+
+def _act(context: Context, program: Program, fact: Fact) -> Act:
+    client_key = business_key(program.id, *context.business_key()) if context.idempotency_key() else None
+    return service.act_of(program, fact, rules.current(context.services.db, program), client_key=client_key)
+
+
+def _answer(done: Done, *, status: int) -> Reply[EventResult]:
+    """An `EventResult`, made from the entry alone, so that a replay has the answer of the first time."""
+    entry = done.entry
+    event = entry["evidence"]["event"]
+    body = {
+        "event": {
+            "source": event["source"],
+            "id": event["id"],
+            "type": event["type"],
+            "member": member_id(member_of(entry["_id"])),
+            "occurred_at": format_instant(entry["occurred_at"]),
+        },
+        "entries": [entry_json(entry)],
+        "balances": buckets_json(entry),
+        "explanation": explanation_json(entry),
+        "replayed": done.replayed,
+    }
+    headers = {"Idempotent-Replayed": "true"} if done.replayed else {}
+    return Reply(orjson.dumps(body), status=status, headers=headers)
+
+
+def _line(index: int, result: Done | Problem) -> Json:
+    """A `BatchLine`."""
+    if isinstance(result, Problem):
+        return {"index": index, "status": result.status, "problem": result.document()}
+    return {
+        "index": index,
+        "status": 200 if result.replayed else 201,
+        "entry": entry_id(result.entry["_id"]),
+        "points": changes(result.entry).get("points", 0),
+        "replayed": result.replayed,
+    }
+
+
+def _summary(lines: list[Json]) -> Json:
+    applied = [line for line in lines if line["status"] == 201]
+    replayed = sum(line["status"] == 200 for line in lines)
+    return {
+        "applied": len(applied),
+        "replayed": replayed,
+        "refused": len(lines) - len(applied) - replayed,
+        "points": sum(line["points"] for line in applied),
+    }

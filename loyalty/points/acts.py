@@ -1,0 +1,167 @@
+"""Acts: what changes a member's points, whoever asks for it.
+
+An act names a member and says what should happen once that member's state is known. However it came in (one request,
+a line of a batch, another feature), it goes the same way: all members of a round are looked up together with the ends
+of their chains in one command, unknown customers are enrolled together, and all entries are appended together. So one
+request needs two commands to the database, and a thousand need few more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from loyalty.infra.clock import Clock
+from loyalty.infra.group_commit import GroupCommit
+from loyalty.infra.mongo import Document, Mongo
+from loyalty.infra.problems import NotFound, Problem, Unavailable
+from loyalty.infra.services import Services
+from loyalty.ledger import append as ledger
+from loyalty.ledger.append import Contention, Operation, Outcome
+from loyalty.ledger.entry import Draft, Head
+from loyalty.ledger.heads import head_lookup, head_of
+from loyalty.ledger.state import InsufficientPoints, Refusal, State
+from loyalty.members import service as members
+from loyalty.members.model import Member
+from loyalty.points import model
+from loyalty.programs.model import Program
+
+Decide = Callable[[State, int, datetime], Draft]
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One business act.
+
+    `member` is a reference as in a path (`mem_…`, `ext:…`, `card:…`); `enrols` lets an unknown one in, where the
+    program wants that. Each of `keys` makes the act happen once and comes with the problem to answer when it was used
+    before with another request. `decide` gets the member and returns the decision on its state; it may raise a Problem.
+    """
+
+    program: Program
+    member: str
+    keys: tuple[tuple[bytes, Problem], ...]
+    request: bytes
+    decide: Callable[[Member], Decide]
+    enrols: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The entry that an act made now, or had made before (`replayed`)."""
+
+    entry: Document
+    replayed: bool
+
+
+def perform(db: Mongo, acts: Sequence[Act], *, clock: Clock) -> list[Done | Problem]:
+    """Do each act or find out why not, in order.
+
+    An exception of the driver leaves open what was done; the same acts may then be performed again.
+    """
+    results: list[Done | Problem | None] = [None] * len(acts)
+    found = _find_members(db, acts, clock)
+    heads: dict[int, Head] = {}
+    operations: list[Operation] = []
+    places: list[int] = []
+    for place, act in enumerate(acts):
+        known = found.get((act.program.id, act.member))
+        if known is None:
+            results[place] = NotFound(f"There is no member {act.member}.")
+            continue
+        member, head = known
+        try:
+            decide = act.decide(member)
+        except Problem as problem:
+            results[place] = problem
+            continue
+        heads[member.number] = head
+        keys = tuple([key for key, _ in act.keys])
+        operations.append(Operation(act.program.id, member.number, keys, act.request, decide))
+        places.append(place)
+    try:
+        outcomes = ledger.append(db.ledger, operations, clock=clock, heads=heads)
+    except Contention:
+        raise Unavailable("Too many writers want the same members. Send the request again.") from None
+    for place, outcome in zip(places, outcomes, strict=True):
+        results[place] = _result(acts[place], outcome)
+    return [result for result in results if result is not None]
+
+
+def perform_together(services: Services, act: Act) -> Done:
+    """Do one act in the same round as those of concurrent requests of this process. Raises Problem."""
+
+    def committer() -> GroupCommit[Act, Done | Problem]:
+        return GroupCommit(lambda round_: perform(services.db, round_, clock=services.clock))
+
+    result = services.shared("points.acts", committer).submit(act)
+    if isinstance(result, Problem):
+        raise result
+    return result
+
+
+def rehearse(db: Mongo, act: Act, *, clock: Clock) -> Done:
+    """What `perform` would do, without doing it: the entry that would be made, or the one that was. Raises Problem."""
+    known = _find_members(db, [act], clock, enrol=False).get((act.program.id, act.member))
+    if known is None and not (act.enrols and act.program.auto_enrol):
+        raise NotFound(f"There is no member {act.member}.")
+    member, head = known or (_unknown_customer(act, clock()), Head.empty(0))
+    keys = tuple([key for key, _ in act.keys])
+    operation = Operation(act.program.id, member.number, keys, act.request, act.decide(member))
+    before = ledger.find_done(db.ledger, {0: operation})
+    if before:
+        result = _result(act, before[0])
+        if isinstance(result, Problem):
+            raise result
+        return result
+    try:
+        return Done(ledger.preview(head, operation, clock()), replayed=False)
+    except Refusal as refusal:
+        raise _refused(refusal) from None
+
+
+def _find_members(
+    db: Mongo, acts: Sequence[Act], clock: Clock, *, enrol: bool = True
+) -> dict[tuple[str, str], tuple[Member, Head]]:
+    """The members that the acts name, by program and reference, each with the end of its chain."""
+    found: dict[tuple[str, str], tuple[Member, Head]] = {}
+    programs = {act.program.id: act.program for act in acts}
+    for program in programs.values():
+        own = [act for act in acts if act.program.id == program.id]
+        references = list(dict.fromkeys([act.member for act in own]))
+        known = members.resolve(db, program.id, references, stages=head_lookup())
+        for name, member in known.items():
+            found[program.id, name] = (member, head_of(member.number, member.found))
+        if enrol and program.auto_enrol:
+            missing = list(dict.fromkeys([act.member for act in own if act.enrols and act.member not in known]))
+            missing = [name for name in missing if not name.startswith("mem_")]
+            if missing:
+                for name, member in members.auto_enrol(db, program.id, missing, clock()).items():
+                    found[program.id, name] = (member, Head.empty(member.number))
+    return found
+
+
+def _unknown_customer(act: Act, now: datetime) -> Member:
+    """Who would be enrolled. Number 0 is nobody's."""
+    return Member(0, act.program.id, (act.member,), "active", {}, now, now, 1)
+
+
+def _result(act: Act, outcome: Outcome) -> Done | Problem:
+    if outcome.status == "conflict":
+        return next(problem for key, problem in act.keys if key == outcome.key)
+    if outcome.refusal is not None:
+        return _refused(outcome.refusal)
+    if outcome.entry is None:
+        raise RuntimeError("an outcome without refusal has an entry")
+    return Done(outcome.entry, replayed=outcome.status == "replayed")
+
+
+def _refused(refusal: Refusal) -> Problem:
+    if isinstance(refusal, InsufficientPoints):
+        return model.InsufficientPoints(
+            f"The member has {refusal.available} points available.",
+            available_points=refusal.available,
+            missing_points=refusal.missing,
+        )
+    return model.TooManyPoints(f"{refusal}.")

@@ -1,0 +1,69 @@
+"""/v1/members/{m}/balance, /v1/members/{m}/entries, /v1/entries"""
+
+from __future__ import annotations
+
+import orjson
+from pydantic import Field
+
+from loyalty.infra.http.endpoint import Api, Context, Reply
+from loyalty.infra.http.model import Page, PageQuery, Query, Timestamp
+from loyalty.infra.http.paging import Pager
+from loyalty.infra.http.problems import InvalidCursor
+from loyalty.infra.ids import entry_id
+from loyalty.infra.problems import NotFound
+from loyalty.members import service as members
+from loyalty.points import service
+from loyalty.points.model import BalanceOut, EntryOut, ExplanationOut, balance_json, entry_json, explanation_json
+
+api = Api("points", "Points", "Balances, and the ledger that they come from.")
+
+
+class BalanceQuery(Query):
+    """When to look."""
+
+    at: Timestamp | None = Field(None, description="An instant of the past: what was known then.")
+
+
+class EntryPage(Page[EntryOut]):
+    """One page of a member's entries, newest first."""
+
+
+@api.get("/v1/members/<member>/balance", scope="ledger:read", problems=(NotFound,))
+def read_balance(context: Context, member: str, query: BalanceQuery) -> Reply[BalanceOut]:
+    """Read a balance
+
+    From the ledger, as it is at this moment: points that became available or expired meanwhile count as such."""
+    found, head = service.find_with_head(context.services.db, context.program, member)
+    state, as_of = service.balance(context.services.db, head, now=context.services.clock(), at=query.at)
+    return Reply(orjson.dumps(balance_json(found.number, as_of, state)))
+
+
+@api.get("/v1/members/<member>/entries", scope="ledger:read", problems=(NotFound, InvalidCursor))
+def list_entries(context: Context, member: str, query: PageQuery) -> Reply[Page[EntryOut]]:
+    """List a member's entries
+
+    Newest first. Pages are stable while entries are added."""
+    found = members.find(context.services.db, context.program, member)
+    pager = Pager(context, query, f"entries|{found.id}")
+    entries = service.entries(context.services.db, found, before=pager.after, limit=pager.limit + 1)
+    last = int(entries[pager.limit - 1]["_id"]) if len(entries) > pager.limit else None
+    shown = [EntryOut.model_validate(entry_json(entry)) for entry in entries[: pager.limit]]
+    return pager.reply(EntryPage, shown, last=last)
+
+
+@api.get("/v1/entries/<entry>", scope="ledger:read", problems=(NotFound,))
+def read_entry(context: Context, entry: str) -> Reply[EntryOut]:
+    """Read an entry
+
+    Entries never change, so neither does the answer."""
+    found = service.entry(context.services.db, context.program, entry)
+    return Reply(orjson.dumps(entry_json(found)), etag=f'"{entry_id(found["_id"])}"')
+
+
+@api.get("/v1/entries/<entry>/explanation", scope="ledger:read", problems=(NotFound,))
+def explain_entry(context: Context, entry: str) -> Reply[ExplanationOut]:
+    """Explain an entry
+
+    Which version of the rules decided, what each rule gave, and what limited it."""
+    found = service.entry(context.services.db, context.program, entry)
+    return Reply(orjson.dumps(explanation_json(found)), etag=f'"{entry_id(found["_id"])}"')
