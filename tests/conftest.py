@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
-from loyalty.schema import migrate_all
+from loyalty.migrations import migrate
 from tests.servers import Application, Mongod, Redis, new_program
 
 
@@ -61,7 +62,7 @@ def empty_database(mongo_uri: str) -> Iterator[Mongo]:
 @pytest.fixture
 def database(empty_database: Mongo) -> Mongo:
     """A database with every collection and index of the product, and no documents."""
-    migrate_all(empty_database)
+    migrate(empty_database, release="test", clock=system_clock)
     return empty_database
 
 

@@ -28,9 +28,9 @@ from loyalty.auth import service as auth
 from loyalty.auth.model import ALL_SCOPES
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import connect
+from loyalty.migrations import migrate
 from loyalty.ops.embedded import mongod_path
 from loyalty.programs import service as programs
-from loyalty.schema import migrate_all
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REPLICA_SET = "loyalty"
@@ -262,7 +262,7 @@ def new_program(mongo_uri: str, database: str, *, currency: str = "USD") -> str:
     """Migrate the database, make a program with a name of its own, and return a key to it with every scope."""
     db = connect(mongo_uri, database, serves_requests=False)
     try:
-        migrate_all(db)
+        migrate(db, release="test", clock=system_clock)
         program = programs.create(
             db, id=f"test-{secrets.token_hex(6)}", name="A test", currency=currency, clock=system_clock
         )

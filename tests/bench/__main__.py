@@ -151,9 +151,7 @@ def _cases(site: Site, api: Entrance, connections: int, seconds: int) -> list[Ca
         def run() -> Sample:
             arguments = [before, after, str(MEMBERS)]
             headers = entrance.headers
-            return wrk(
-                entrance.url, "reads.lua", arguments, headers=headers, connections=connections, seconds=seconds
-            )
+            return wrk(entrance.url, "reads.lua", arguments, headers=headers, connections=connections, seconds=seconds)
 
         return run
 

@@ -1,4 +1,4 @@
-"""Processor time and memory of process trees, from /proc. Also runs on a server: `python3 - NAME=UNIT ... < usage.py`."""
+"""Processor time and memory of process trees, from /proc. On a server: `python3 - NAME=UNIT ... < usage.py`."""
 
 from __future__ import annotations
 
