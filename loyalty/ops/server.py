@@ -116,6 +116,7 @@ class Server:
                 "--link-journal=no", f"--directory={self.merged}", f"--machine={self.machine}",
                 f"--hostname={self.name}", "--boot", "--console=pipe",
                 f"--network-bridge={network.bridge_name(self.tag)}",
+                "--system-call-filter=@memlock",  # as on any server: mongod keeps its keys out of swap
             ]  # fmt: skip
             with self.log.open("ab") as console:
                 subprocess.Popen(
