@@ -13,6 +13,7 @@ from loyalty.auth import routes as keys
 from loyalty.auth.service import authenticate
 from loyalty.config import Settings, load_settings
 from loyalty.events import routes as events
+from loyalty.files import routes as files
 from loyalty.infra.clock import Clock, system_clock
 from loyalty.infra.http.endpoint import EXTENSION, Api, Wiring
 from loyalty.infra.http.observe import Observed
@@ -20,6 +21,7 @@ from loyalty.infra.http.render import install_error_handlers
 from loyalty.infra.logging import configure_logging
 from loyalty.infra.ratelimit import RateLimiter
 from loyalty.infra.services import Services
+from loyalty.jobs import routes as jobs
 from loyalty.members import routes as members
 from loyalty.points import routes as points
 from loyalty.programs import routes as programs
@@ -36,7 +38,9 @@ APIS: tuple[Api, ...] = (
     points.api,
     rewards.api,
     adjustments.api,
+    files.api,
     keys.api,
+    jobs.api,
 )
 
 
