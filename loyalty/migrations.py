@@ -22,8 +22,6 @@ from loyalty.members import service as members
 from loyalty.programs import service as programs
 from loyalty.rewards import service as rewards
 from loyalty.rules import service as rules
-from loyalty.rewards import service as rewards
-from loyalty.rules import service as rules
 
 INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     auth.INDEXES,
