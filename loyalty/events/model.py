@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, StringConstraints, WithJsonSchema
 
 from loyalty.infra.http.model import Body, Out, Timestamp
 from loyalty.infra.problems import Problem
@@ -25,9 +25,20 @@ def _read_instant(value: Any) -> datetime:
     day_and_time, fraction, offset = match.groups()
     milliseconds = (fraction or "0")[:3].ljust(3, "0")
     try:
-        return datetime.fromisoformat(f"{day_and_time}.{milliseconds}{'+00:00' if offset in 'Zz' else offset}")
-    except ValueError:
+        local = datetime.fromisoformat(f"{day_and_time}.{milliseconds}{'+00:00' if offset in 'Zz' else offset}")
+        return local.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         raise ValueError("names a day or a time that does not exist") from None
+
+
+def _check_metadata(value: Any) -> Any:
+    if value is not None and not isinstance(value, str | int):
+        raise ValueError("must be a text, a whole number, true, false or null")
+    if isinstance(value, str) and len(value) > 500:
+        raise ValueError("must have at most 500 characters")
+    if isinstance(value, int) and abs(value) >= 1 << 53:
+        raise ValueError("must be a whole number that JSON readers can hold exactly")
+    return value
 
 
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -40,7 +51,11 @@ Amount = Annotated[
     Field(description="A decimal string in the event's currency; never a JSON number.", examples=["11.77"]),
 ]
 MetadataName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z][a-zA-Z0-9_.-]{0,63}$")]
-MetadataValue = Annotated[str, StringConstraints(max_length=500)] | int | bool | None
+MetadataValue = Annotated[
+    Any,
+    AfterValidator(_check_metadata),
+    WithJsonSchema({"type": ["string", "integer", "boolean", "null"], "maxLength": 500}),
+]
 
 
 class TooManyEvents(Problem):
@@ -102,7 +117,7 @@ class EventOut(Out):
     source: str = Field(description="Who told it.")
     id: str = Field(description="Its id there.")
     type: str = Field(description="What kind of fact it is.")
-    member: str = Field(description="The member that it was recorded for; null in a dry run for an unknown customer.")
+    member: str | None = Field(description="Whose it is; null in a rehearsal for an unknown customer.")
     occurred_at: Timestamp = Field(description="When it happened.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -18,11 +19,11 @@ from loyalty.events.model import (
 from loyalty.events.service import Fact
 from loyalty.infra.http.body import parse_json
 from loyalty.infra.http.endpoint import Api, Context, Reply
-from loyalty.infra.http.model import format_instant
 from loyalty.infra.http.problems import MalformedJson
-from loyalty.infra.ids import entry_id, member_id
+from loyalty.infra.ids import entry_id
+from loyalty.infra.mongo import Document
 from loyalty.infra.problems import NotFound, Problem
-from loyalty.ledger.entry import business_key, member_of
+from loyalty.ledger.entry import business_key
 from loyalty.points import acts
 from loyalty.points.acts import Act, Done
 from loyalty.points.model import (
@@ -32,6 +33,7 @@ from loyalty.points.model import (
     changes,
     entry_json,
     explanation_json,
+    rehearsed_json,
 )
 from loyalty.programs import service as programs
 from loyalty.programs.model import Program
@@ -79,7 +81,8 @@ def rehearse_event(context: Context, body: NewEvent) -> Reply[EventResult]:
     What recording it would do, and why, by the very same rules. Nothing happens."""
     program, fact = _read(context, body)
     act = _act(context, program, fact)
-    return _answer(acts.rehearse(context.services.db, act, clock=context.services.clock), status=200)
+    done = acts.rehearse(context.services.db, act, clock=context.services.clock)
+    return _answer(done, status=200, shown=entry_json if done.replayed else rehearsed_json)
 
 
 @api.post(
@@ -120,21 +123,21 @@ def _act(context: Context, program: Program, fact: Fact) -> Act:
     return service.act_of(program, fact, rules.current(context.services.db, program), client_key=client_key)
 
 
-def _answer(done: Done, *, status: int) -> Reply[EventResult]:
+def _answer(done: Done, *, status: int, shown: Callable[[Document], Json] = entry_json) -> Reply[EventResult]:
     """An `EventResult`, made from the entry alone, so that a replay has the answer of the first time."""
-    entry = done.entry
-    event = entry["evidence"]["event"]
+    entry = shown(done.entry)
+    event = done.entry["evidence"]["event"]
     body = {
         "event": {
             "source": event["source"],
             "id": event["id"],
             "type": event["type"],
-            "member": member_id(member_of(entry["_id"])),
-            "occurred_at": format_instant(entry["occurred_at"]),
+            "member": entry["member"],
+            "occurred_at": entry["occurred_at"],
         },
-        "entries": [entry_json(entry)],
-        "balances": buckets_json(entry),
-        "explanation": explanation_json(entry),
+        "entries": [entry],
+        "balances": buckets_json(done.entry),
+        "explanation": explanation_json(done.entry),
         "replayed": done.replayed,
     }
     headers = {"Idempotent-Replayed": "true"} if done.replayed else {}

@@ -68,14 +68,19 @@ class PostingOut(Out):
 class EntryOut(Out):
     """One entry of the ledger. It never changes."""
 
-    id: str = Field(description="The entry's id.", examples=["ent_0000000g00001"])
-    member: str = Field(description="The member whose chain it is in.", examples=["mem_00000001"])
+    id: str | None = Field(description="The entry's id; null in a rehearsal.", examples=["ent_00000000g0001"])
+    member: str | None = Field(
+        description="The member whose chain it is in; null in a rehearsal for an unknown customer.",
+        examples=["mem_00000001"],
+    )
     kind: str = Field(description="What happened: earn, spend, adjust, …", examples=["earn"])
     occurred_at: Timestamp = Field(description="When it happened.")
     recorded_at: Timestamp = Field(description="When the ledger learnt of it.")
     points: dict[str, int] = Field(description="What each wallet gained or lost.", examples=[{"points": 11}])
     postings: list[PostingOut] = Field(description="The movements, in order.")
-    hash: str = Field(description="SHA-256 of the entry and of everything before it, hexadecimal.")
+    hash: str | None = Field(
+        description="SHA-256 of the entry and of everything before it, hexadecimal; null in a rehearsal."
+    )
 
 
 class BucketsOut(Out):
@@ -154,6 +159,12 @@ def entry_json(entry: Mapping[str, Any]) -> Json:
         ],
         "hash": entry["hash"].hex(),
     }
+
+
+def rehearsed_json(entry: Mapping[str, Any]) -> Json:
+    """An `EntryOut` that was not made: whatever would name it is null."""
+    known = {} if member_of(entry["_id"]) else {"member": None}
+    return {**entry_json(entry), "id": None, "hash": None, **known}
 
 
 def changes(entry: Mapping[str, Any]) -> dict[str, int]:

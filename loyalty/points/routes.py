@@ -39,7 +39,7 @@ def read_balance(context: Context, member: str, query: BalanceQuery) -> Reply[Ba
 
 
 @api.get("/v1/members/<member>/entries", scope="ledger:read", problems=(NotFound, InvalidCursor))
-def list_entries(context: Context, member: str, query: PageQuery) -> Reply[Page[EntryOut]]:
+def list_entries(context: Context, member: str, query: PageQuery) -> Reply[EntryPage]:
     """List a member's entries
 
     Newest first. Pages are stable while entries are added."""
@@ -47,8 +47,7 @@ def list_entries(context: Context, member: str, query: PageQuery) -> Reply[Page[
     pager = Pager(context, query, f"entries|{found.id}")
     entries = service.entries(context.services.db, found, before=pager.after, limit=pager.limit + 1)
     last = int(entries[pager.limit - 1]["_id"]) if len(entries) > pager.limit else None
-    shown = [EntryOut.model_validate(entry_json(entry)) for entry in entries[: pager.limit]]
-    return pager.reply(EntryPage, shown, last=last)
+    return pager.reply_json([entry_json(entry) for entry in entries[: pager.limit]], last=last)
 
 
 @api.get("/v1/entries/<entry>", scope="ledger:read", problems=(NotFound,))

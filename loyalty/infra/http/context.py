@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from flask import Request
 
     from loyalty.infra.ids import new_id
+from loyalty.infra.ids import new_id
 from loyalty.infra.services import Services
 
 current_request_id: ContextVar[str] = ContextVar("request_id", default="")

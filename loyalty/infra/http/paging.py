@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+import orjson
+import orjson
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from loyalty.infra.http.context import Context
@@ -34,11 +36,20 @@ class Pager:
 
     def reply(self, page: type[P], items: list[Any], *, last: Any | None) -> Reply[P]:
         """The answer. `last` is the sort key of the last item (JSON values), or None when nothing follows."""
+        cursor, headers = self._next(last)
+        return Reply(page(data=items, next_cursor=cursor), headers=headers)
+
+    def reply_json(self, items: list[dict[str, Any]], *, last: Any | None) -> Reply[Any]:
+        """The same for items that are JSON values already."""
+        cursor, headers = self._next(last)
+        return Reply(orjson.dumps({"data": items, "next_cursor": cursor}), headers=headers)
+
+    def _next(self, last: Any | None) -> tuple[str | None, dict[str, str]]:
         if last is None:
-            return Reply(page(data=items, next_cursor=None))
-        text = str(self._signer.dumps(last))
-        address = f"{self._path}?{urlencode({**self._parameters, 'limit': self.limit, 'cursor': text})}"
-        return Reply(page(data=items, next_cursor=text), headers={"Link": f'<{address}>; rel="next"'})
+            return None, {}
+        cursor = str(self._signer.dumps(last))
+        address = f"{self._path}?{urlencode({**self._parameters, 'limit': self.limit, 'cursor': cursor})}"
+        return cursor, {"Link": f'<{address}>; rel="next"'}
 
     def _read(self, cursor: str | None) -> Any | None:
         if cursor is None:
