@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import statistics
 import sys
@@ -119,8 +120,6 @@ def _program_of_our_own(site: Site) -> Entrance:
 
 
 def _unique() -> str:
-    import secrets
-
     return secrets.token_hex(4)
 
 
@@ -212,12 +211,16 @@ def _note(case: Case, name: str, before: Any, after: Any, requests: int) -> None
 
 
 def _report(cases: list[Case]) -> None:
-    table = Table(title="Medians of the rounds")
-    for column in ("", "a second", "baseline", "ratio", "wanted", "p50 ms", "p95 ms", "p99 ms", "CPU us each"):
-        table.add_column(column, justify="left" if column in ("", "CPU us each") else "right")
+    speed = Table(title="Speed (medians of the rounds)")
+    cpu = Table(title="Processor time, microseconds each (medians)")
+    for column in ("", "a second", "baseline", "ratio", "wanted", "p50 ms", "p95 ms", "p99 ms"):
+        speed.add_column(column, justify="right" if column else "left")
+    processes = ("app", "mongod", "nginx", "baseline", "baseline mongod")
+    for column in ("", *processes):
+        cpu.add_column(column, justify="right" if column else "left")
     for case in cases:
         ratio = case.ratio()
-        table.add_row(
+        speed.add_row(
             case.name,
             f"{statistics.median(sample.rate for sample in case.our_samples):,.0f}",
             f"{statistics.median(_rate(sample) for sample in case.their_samples):,.0f}",
@@ -227,12 +230,12 @@ def _report(cases: list[Case]) -> None:
                 f"{statistics.median(getattr(sample, name) for sample in case.our_samples):.1f}"
                 for name in ("p50", "p95", "p99")
             ),
-            ", ".join(f"{name} {statistics.median(values):,.0f}" for name, values in case.cpu.items()),
         )
-    console.print(table)
-    console.print(
-        f"Latencies of batches are of {BATCH:,} events each; their baseline is insert_many of {BATCH:,} documents."
-    )
+        used = (case.cpu.get(name) for name in processes)
+        cpu.add_row(case.name, *(f"{statistics.median(values):,.0f}" if values else "" for values in used))
+    console.print(speed)
+    console.print(f"Latencies of batches are of {BATCH:,} events; their baseline is insert_many of {BATCH:,} entries.")
+    console.print(cpu)
 
 
 def _soak(site: Site, api: Entrance, requests: int, connections: int) -> None:

@@ -1,7 +1,8 @@
-"""What the driver and the database can do at most: insert_many of documents like the ledger's, and nothing else.
+"""What the driver and the database can do at most: insert_many of entries like the ledger's, and nothing else.
 
-Run as `python raw.py SECONDS SIZE`, with BENCH_MONGO_URI and, in standard input, one document as extended JSON whose
-like is inserted. Writes one JSON object with documents, seconds. Majority and journal, one connection, _id index only.
+Run as `python raw.py SECONDS SIZE`, with BENCH_MONGO_URI and, in standard input, one entry as extended JSON whose like
+is inserted: random keys under the ledger's unique index, random hashes, ascending `_id`. Only the time in insert_many
+counts. Majority and journal, one connection. Writes one JSON object: documents, seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 from typing import Any
 
 from bson import json_util
-from bson.objectid import ObjectId
+from bson.int64 import Int64
 from pymongo import MongoClient
 from pymongo.write_concern import WriteConcern
 
@@ -22,16 +23,23 @@ def main() -> None:
     seconds, size = float(sys.argv[1]), int(sys.argv[2])
     like: dict[str, Any] = json_util.loads(sys.stdin.read())
     with MongoClient[dict[str, Any]](os.environ["BENCH_MONGO_URI"]) as client:
-        concern = WriteConcern(w="majority", j=True)
-        collection = client.loyalty_bench.get_collection("raw", write_concern=concern)
-        documents = 0
-        started = time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            collection.insert_many([{**like, "_id": ObjectId()} for _ in range(size)], ordered=False)
+        database = client.loyalty_bench
+        database.raw.drop()
+        database.raw.create_index("keys", unique=True)
+        collection = database.get_collection("raw", write_concern=WriteConcern(w="majority", j=True))
+        documents, elapsed = 0, 0.0
+        while elapsed < seconds:
+            entries = [_entry(like, documents + number) for number in range(size)]
+            began = time.perf_counter()
+            collection.insert_many(entries, ordered=False)
+            elapsed += time.perf_counter() - began
             documents += size
-        elapsed = time.perf_counter() - started
-        collection.drop()
+        database.raw.drop()
     print(json.dumps({"documents": documents, "seconds": elapsed}))
+
+
+def _entry(like: dict[str, Any], number: int) -> dict[str, Any]:
+    return {**like, "_id": Int64(number), "keys": [os.urandom(16)], "prev": os.urandom(32), "hash": os.urandom(32)}
 
 
 if __name__ == "__main__":
