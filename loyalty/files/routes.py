@@ -22,6 +22,9 @@ log = structlog.get_logger(__name__)
 
 api = Api("files", "Files", "Contents that are kept on the storage: uploaded once, opened by signed links.")
 
+FilePath = Annotated[str, Field(description="The id of a file.", examples=["fil_01kat2jz3v8f5w0q6g4y7n1b2c"])]
+LinkToken = Annotated[str, Field(description="The signed permission, as `download_url` carries it.")]
+
 
 class FilePage(Page[FileOut]):
     """A page of files."""
@@ -72,7 +75,7 @@ def upload_file(context: Context, upload: Request, query: UploadQuery) -> Reply[
 
 
 @api.get("/v1/files", scope="files:read")
-def list_files(context: Context, query: PageQuery) -> Reply[Page[FileOut]]:
+def list_files(context: Context, query: PageQuery) -> Reply[FilePage]:
     """List files
 
     Newest first."""
@@ -84,7 +87,7 @@ def list_files(context: Context, query: PageQuery) -> Reply[Page[FileOut]]:
 
 
 @api.get("/v1/files/<file_id>", scope="files:read", problems=(NotFound,))
-def read_file(context: Context, file_id: str) -> FileOut:
+def read_file(context: Context, file_id: FilePath) -> FileOut:
     """Read a file's metadata
 
     With a link to its content that is open for one to two hours."""
@@ -92,7 +95,7 @@ def read_file(context: Context, file_id: str) -> FileOut:
 
 
 @api.delete("/v1/files/<file_id>", scope="files:write", idempotent=True, problems=(NotFound,))
-def delete_file(context: Context, file_id: str) -> FileOut:
+def delete_file(context: Context, file_id: FilePath) -> FileOut:
     """Delete a file
 
     Its links end at once. The content is removed when no other file has the same."""
@@ -102,7 +105,7 @@ def delete_file(context: Context, file_id: str) -> FileOut:
 
 
 @api.get("/files/<token>", scope=None, problems=(NotFound, LinkExpired))
-def open_file(context: Context, token: str) -> Response:
+def open_file(context: Context, token: LinkToken) -> Response:
     """Open a file's content
 
     The address is `download_url` of a file; it carries its own permission and needs no key."""

@@ -39,6 +39,9 @@ def read_upload(request: Request, incoming: Incoming, *, max_bytes: int) -> tupl
                 incoming.write(chunk)
     except (TooManyBytes, RequestEntityTooLarge):
         raise too_large(max_bytes) from None
+    if request.content_length is not None and request.stream.tell() < request.content_length:
+        # The server ends the stream when the client goes away, which looks like the end of a body.
+        raise BadRequest("The body ended before its Content-Length.")
     if incoming.content().size == 0:
         detail = {"pointer": "", "code": "missing", "detail": "Send the content of the file as the body."}
         raise ValidationFailed("The upload is empty.", errors=[detail])

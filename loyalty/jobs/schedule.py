@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from loyalty.jobs.housekeeping import sweep_files
 from loyalty.jobs.model import ContinuousJob, Job, PeriodicJob
 from loyalty.jobs.projection import follow
 from loyalty.jobs.sealing import SealEveryMinute, write_daily_files
@@ -11,5 +12,6 @@ from loyalty.jobs.sealing import SealEveryMinute, write_daily_files
 JOBS: tuple[Job, ...] = (
     ContinuousJob("projection", "Keeps the wallets up to date with the ledger.", follow),
     PeriodicJob("ledger_seal", "Seals the ledger's new entries.", timedelta(minutes=1), SealEveryMinute()),
-    PeriodicJob("seal_file", "Writes the day's last seal to the file store.", timedelta(days=1), write_daily_files),
+    PeriodicJob("seal_file", "Writes the day's last seal to the storage.", timedelta(days=1), write_daily_files),
+    PeriodicJob("sweep_files", "Removes contents that no file refers to.", timedelta(hours=1), sweep_files),
 )

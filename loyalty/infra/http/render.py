@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 import structlog
 from flask import Flask, Response
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
 from pymongo.errors import (
     ConnectionFailure,
     ExecutionTimeout,
@@ -70,6 +71,11 @@ def install_error_handlers(app: Flask) -> None:
         detail = _HTTP_DETAILS.get(error.code, "Check the request against the API document at /v1/openapi.json.")
         kept = {name: response.headers[name] for name in ("Allow", "Retry-After") if name in response.headers}
         return problem_response(kind(detail, headers=kept))
+
+    @app.errorhandler(ParseException)
+    def broken_body(error: ParseException) -> Response:
+        # The server decodes a chunked body while the application reads it, so its refusal comes up here.
+        return problem_response(BadRequest("The body is not in the transfer coding that the request declares."))
 
     @app.errorhandler(PyMongoError)
     def database_error(error: PyMongoError) -> Response:
