@@ -17,6 +17,7 @@ from loyalty.files import routes as files
 from loyalty.infra.clock import Clock, system_clock
 from loyalty.infra.http.endpoint import EXTENSION, Api, Wiring
 from loyalty.infra.http.observe import Observed
+from loyalty.infra.http.openapi import document_api
 from loyalty.infra.http.render import install_error_handlers
 from loyalty.infra.logging import configure_logging
 from loyalty.infra.ratelimit import RateLimiter
@@ -28,6 +29,7 @@ from loyalty.programs import routes as programs
 from loyalty.rewards import routes as rewards
 from loyalty.rules import routes as rules
 from loyalty.web.operations import operations
+from loyalty.web.pages import make_pages
 
 # The order is the order of the API document.
 APIS: tuple[Api, ...] = (
@@ -44,6 +46,15 @@ APIS: tuple[Api, ...] = (
 )
 
 
+DESCRIPTION = """\
+Points for customers: members, events that earn, rewards that cost, and a ledger that never forgets.
+
+JSON in and out. Instants are RFC 3339, points are whole numbers, money is a decimal string with a currency.
+Every change takes an `Idempotency-Key`: repeat a request with the same key when its answer was lost.
+Errors are `application/problem+json` with a stable `code`; a `422` names all defects at once.
+Lists have `limit` and `cursor`, and every read has an `ETag`."""
+
+
 def create_app(settings: Settings | None = None, *, clock: Clock = system_clock) -> APIFlask:
     """The WSGI application. SettingsError names every setting that is missing or wrong."""
     settings = settings or load_settings()
@@ -55,10 +66,12 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
         json_errors=False,
         spec_path=None,
         docs_path=None,
+        static_folder="web/static",
+        static_url_path="/static",
     )
     wire_services(app, Services(settings, clock=clock))
     install_error_handlers(app)
-    register_api(app)
+    register_api(app, settings)
     register_pages(app)
     observe(app)
     return app
@@ -70,16 +83,18 @@ def wire_services(app: APIFlask, services: Services) -> None:
     app.extensions[EXTENSION] = Wiring(services=services, authenticate=authenticate, admit=limiter.admit)
 
 
-def register_api(app: APIFlask) -> None:
-    """The features' endpoints."""
+def register_api(app: APIFlask, settings: Settings) -> None:
+    """The features' endpoints and their document."""
     app.url_map.strict_slashes = False
     for api in APIS:
         app.register_blueprint(api)
+    document_api(app, APIS, description=DESCRIPTION, server=settings.public_url)
 
 
 def register_pages(app: APIFlask) -> None:
     """Health, documentation, console."""
     app.register_blueprint(operations)
+    app.register_blueprint(make_pages(app, APIS))
 
 
 def observe(app: APIFlask) -> None:

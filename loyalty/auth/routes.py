@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Annotated
 
 from pydantic import Field
 
@@ -14,6 +15,9 @@ from loyalty.infra.http.problems import Forbidden
 from loyalty.infra.problems import NotFound
 
 api = Api("keys", "API keys", "Keys of a program: scoped, expiring, rotated with an overlap, revoked at once.")
+
+
+KeyPath = Annotated[str, Field(description="The id of a key.", examples=["key_01kav7g1c0v9x2m4n6p8q0r2s4"])]
 
 
 class KeyList(Out):
@@ -57,13 +61,13 @@ def create_key(context: Context, body: NewKey) -> Reply[NewKeyOut]:
 
 
 @api.get("/v1/keys/<key_id>", scope="keys:write", problems=(NotFound,))
-def read_key(context: Context, key_id: str) -> KeyOut:
+def read_key(context: Context, key_id: KeyPath) -> KeyOut:
     """Read a key"""
     return KeyOut.of(service.read_key(context.services.db, program=context.program, key_id=key_id))
 
 
 @api.delete("/v1/keys/<key_id>", scope="keys:write", idempotent=True, problems=(NotFound,))
-def revoke_key(context: Context, key_id: str) -> KeyOut:
+def revoke_key(context: Context, key_id: KeyPath) -> KeyOut:
     """Revoke a key
 
     It stops working at once on this process and within 5 seconds everywhere."""
@@ -81,7 +85,7 @@ def revoke_key(context: Context, key_id: str) -> KeyOut:
     problems=(NotFound,),
     example={"overlap_seconds": 86400},
 )
-def rotate_key(context: Context, key_id: str, body: Rotation) -> Reply[NewKeyOut]:
+def rotate_key(context: Context, key_id: KeyPath, body: Rotation) -> Reply[NewKeyOut]:
     """Rotate a key
 
     Makes a successor with the same name and scopes; the old key keeps working for the overlap."""

@@ -91,6 +91,7 @@ def rehearse_event(context: Context, body: NewEvent) -> Reply[EventResult]:
     problems=(TooManyEvents,),
     max_body_bytes=BATCH_BYTES,
     media=("application/json", "application/x-ndjson"),
+    reads=list[NewEvent],
     example=[EXAMPLE],
 )
 def record_batch(context: Context, raw: bytes) -> Reply[BatchResult]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Annotated, cast
 
 import structlog
 from flask import Request, Response, send_file
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from loyalty.files import service
 from loyalty.files.model import SHOWN_INLINE, File, FileOut, InsufficientStorage, LinkExpired, UploadQuery

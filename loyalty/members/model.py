@@ -121,9 +121,15 @@ class Member:
 
 
 Value = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_VALUE), AfterValidator(normal_text)]
-ExternalId = Annotated[
-    Value, Field(description="Your own id of the customer; unique in the program, for ever.", examples=["00001"])
+MemberPath = Annotated[
+    str,
+    Field(
+        description="A member: the id (`mem_…`), `ext:<external id>`, or an identity such as `card:<number>`.",
+        examples=["ext:00001"],
+    ),
 ]
+IdentityPath = Annotated[str, Field(description="An identity as `<type>:<value>`.", examples=["card:4711-0815"])]
+ExternalId = Annotated[Value, Field(examples=["00001"])]
 
 
 class Identity(Body):
@@ -191,7 +197,9 @@ class ProfileChange(Body):
 class NewMember(Body):
     """A member to enrol. Give an external id, an identity, or both."""
 
-    external_id: ExternalId | None = None
+    external_id: ExternalId | None = Field(
+        None, description="Your own id of the customer; unique in the program, for ever."
+    )
     identities: list[Identity] = Field(
         default_factory=list, max_length=MOST_HANDLES - 1, description="What the member is recognised by."
     )
@@ -220,7 +228,9 @@ class MemberReference(Body):
     id: Annotated[str, StringConstraints(pattern=r"^mem_[0-9a-hjkmnp-tv-z]{8}$")] | None = Field(
         None, description="The member's id.", examples=["mem_00000042"]
     )
-    external_id: ExternalId | None = None
+    external_id: ExternalId | None = Field(
+        None, description="Your own id of the customer; unique in the program, for ever."
+    )
     card: Value | None = Field(None, description="A card number.", examples=["4711-0815"])
     phone: Value | None = Field(None, description="An international phone number.", examples=["+49301234567"])
     email: Value | None = Field(None, description="An e-mail address.", examples=["ada@example.org"])

@@ -10,12 +10,14 @@ from loyalty.infra.problems import NotFound
 from loyalty.members import service
 from loyalty.members.model import (
     Identity,
+    IdentityPath,
     IdentityTaken,
     LastIdentity,
     Member,
     MemberChange,
     MemberOut,
     MemberPage,
+    MemberPath,
     MemberQuery,
     NewMember,
     TooManyIdentities,
@@ -69,7 +71,7 @@ def list_members(context: Context, query: MemberQuery) -> Reply[MemberPage]:
 
 
 @api.get("/v1/members/<member>", scope="members:read", problems=(NotFound,))
-def read_member(context: Context, member: str) -> Reply[MemberOut]:
+def read_member(context: Context, member: MemberPath) -> Reply[MemberOut]:
     """Read a member"""
     return _answer(service.find(context.services.db, context.program, member))
 
@@ -82,7 +84,7 @@ def read_member(context: Context, member: str) -> Reply[MemberOut]:
     problems=(NotFound,),
     example={"profile": {"language": "en"}, "status": "active"},
 )
-def change_member(context: Context, member: str, body: MemberChange) -> Reply[MemberOut]:
+def change_member(context: Context, member: MemberPath, body: MemberChange) -> Reply[MemberOut]:
     """Change a member
 
     Only the fields that are sent change; null removes a field of the profile. `If-Match` guards against changes in
@@ -109,7 +111,7 @@ def change_member(context: Context, member: str, body: MemberChange) -> Reply[Me
     problems=(NotFound, IdentityTaken, TooManyIdentities),
     example={"type": "phone", "value": "+49 30 1234567"},
 )
-def add_identity(context: Context, member: str, body: Identity) -> Reply[MemberOut]:
+def add_identity(context: Context, member: MemberPath, body: Identity) -> Reply[MemberOut]:
     """Add an identity
 
     From now on the member is found by it too."""
@@ -125,7 +127,7 @@ def add_identity(context: Context, member: str, body: Identity) -> Reply[MemberO
     idempotent=True,
     problems=(NotFound, LastIdentity),
 )
-def remove_identity(context: Context, member: str, identity: str) -> Reply[MemberOut]:
+def remove_identity(context: Context, member: MemberPath, identity: IdentityPath) -> Reply[MemberOut]:
     """Remove an identity
 
     Named as `<type>:<value>`, such as `card:4711-0815`. The member's points stay."""

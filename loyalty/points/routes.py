@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import orjson
 from pydantic import Field
 
@@ -12,10 +14,13 @@ from loyalty.infra.http.problems import InvalidCursor
 from loyalty.infra.ids import entry_id
 from loyalty.infra.problems import NotFound
 from loyalty.members import service as members
+from loyalty.members.model import MemberPath
 from loyalty.points import service
 from loyalty.points.model import BalanceOut, EntryOut, ExplanationOut, balance_json, entry_json, explanation_json
 
 api = Api("points", "Points", "Balances, and the ledger that they come from.")
+
+EntryPath = Annotated[str, Field(description="The id of an entry.", examples=["ent_0000000g00001"])]
 
 
 class BalanceQuery(Query):
@@ -29,7 +34,7 @@ class EntryPage(Page[EntryOut]):
 
 
 @api.get("/v1/members/<member>/balance", scope="ledger:read", problems=(NotFound,))
-def read_balance(context: Context, member: str, query: BalanceQuery) -> Reply[BalanceOut]:
+def read_balance(context: Context, member: MemberPath, query: BalanceQuery) -> Reply[BalanceOut]:
     """Read a balance
 
     From the ledger, as it is at this moment: points that became available or expired meanwhile count as such."""
@@ -39,7 +44,7 @@ def read_balance(context: Context, member: str, query: BalanceQuery) -> Reply[Ba
 
 
 @api.get("/v1/members/<member>/entries", scope="ledger:read", problems=(NotFound, InvalidCursor))
-def list_entries(context: Context, member: str, query: PageQuery) -> Reply[EntryPage]:
+def list_entries(context: Context, member: MemberPath, query: PageQuery) -> Reply[EntryPage]:
     """List a member's entries
 
     Newest first. Pages are stable while entries are added."""
@@ -51,7 +56,7 @@ def list_entries(context: Context, member: str, query: PageQuery) -> Reply[Entry
 
 
 @api.get("/v1/entries/<entry>", scope="ledger:read", problems=(NotFound,))
-def read_entry(context: Context, entry: str) -> Reply[EntryOut]:
+def read_entry(context: Context, entry: EntryPath) -> Reply[EntryOut]:
     """Read an entry
 
     Entries never change, so neither does the answer."""
@@ -60,7 +65,7 @@ def read_entry(context: Context, entry: str) -> Reply[EntryOut]:
 
 
 @api.get("/v1/entries/<entry>/explanation", scope="ledger:read", problems=(NotFound,))
-def explain_entry(context: Context, entry: str) -> Reply[ExplanationOut]:
+def explain_entry(context: Context, entry: EntryPath) -> Reply[ExplanationOut]:
     """Explain an entry
 
     Which version of the rules decided, what each rule gave, and what limited it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from loyalty.auth import service as auth
@@ -17,6 +19,9 @@ from loyalty.programs.model import NewProgram, Program, ProgramChange, ProgramEx
 api = Api("programs", "Programs", "Whose points they are: currency, time zone and the policies of a program.")
 
 EXAMPLE = {"id": "bakery", "name": "Corner Bakery", "currency": "USD", "timezone": "America/New_York"}
+
+
+ProgramPath = Annotated[str, Field(description="The id of a program.", examples=["bakery"])]
 
 
 class ProgramList(Out):
@@ -59,7 +64,7 @@ def create_program(context: Context, body: NewProgram) -> Reply[ProgramCreated]:
 
 
 @api.get("/v1/programs/<program_id>", scope="programs:read", problems=(NotFound,))
-def read_program(context: Context, program_id: str) -> Reply[ProgramOut]:
+def read_program(context: Context, program_id: ProgramPath) -> Reply[ProgramOut]:
     """Read a program"""
     return _answer(service.read(context.services.db, _own(context, program_id)))
 
@@ -72,7 +77,7 @@ def read_program(context: Context, program_id: str) -> Reply[ProgramOut]:
     problems=(NotFound,),
     example={"name": "Corner Bakery & Café", "backdating_days": 30},
 )
-def change_program(context: Context, program_id: str, body: ProgramChange) -> Reply[ProgramOut]:
+def change_program(context: Context, program_id: ProgramPath, body: ProgramChange) -> Reply[ProgramOut]:
     """Change a program
 
     Only the fields that are sent change. Currency and mode are for ever."""

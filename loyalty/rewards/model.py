@@ -55,7 +55,7 @@ class RewardChange(Body):
     """What to change; fields that are absent stay. What was redeemed keeps the cost of its day."""
 
     name: RewardName | None = Field(None, description="What it is called.")
-    cost: Cost | None = None
+    cost: Cost | None = Field(None, description="Points that it costs from now on.")
     available: bool | None = Field(None, description="Whether it can be redeemed.")
 
 

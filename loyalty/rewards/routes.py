@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import orjson
+from pydantic import Field
 
 from loyalty.infra.http.context import version_tag
 from loyalty.infra.http.endpoint import Api, Context, Reply
-from loyalty.infra.http.model import Page
 from loyalty.infra.http.paging import Pager
 from loyalty.infra.http.problems import InvalidCursor
 from loyalty.infra.problems import NotFound
@@ -28,6 +30,8 @@ from loyalty.rewards.model import (
 
 api = Api("rewards", "Rewards", "What points buy.")
 
+RewardPath = Annotated[str, Field(description="The id of a reward.", examples=["rew_01kat2jz3v8f5w0q6g4y7n1b2c"])]
+
 
 @api.post("/v1/rewards", scope="rewards:write", status=201, idempotent=True, example={"name": "Coffee", "cost": 100})
 def create_reward(context: Context, body: NewReward) -> Reply[RewardOut]:
@@ -37,7 +41,7 @@ def create_reward(context: Context, body: NewReward) -> Reply[RewardOut]:
 
 
 @api.get("/v1/rewards", scope="rewards:read", problems=(InvalidCursor,))
-def list_rewards(context: Context, query: RewardQuery) -> Reply[Page[RewardOut]]:
+def list_rewards(context: Context, query: RewardQuery) -> Reply[RewardPage]:
     """List rewards
 
     In the order of their creation."""
@@ -50,7 +54,7 @@ def list_rewards(context: Context, query: RewardQuery) -> Reply[Page[RewardOut]]
 
 
 @api.get("/v1/rewards/<reward>", scope="rewards:read", problems=(NotFound,))
-def read_reward(context: Context, reward: str) -> Reply[RewardOut]:
+def read_reward(context: Context, reward: RewardPath) -> Reply[RewardOut]:
     """Read a reward"""
     return _answer(service.find(context.services.db, context.program, reward))
 
@@ -63,7 +67,7 @@ def read_reward(context: Context, reward: str) -> Reply[RewardOut]:
     problems=(NotFound,),
     example={"cost": 120},
 )
-def change_reward(context: Context, reward: str, body: RewardChange) -> Reply[RewardOut]:
+def change_reward(context: Context, reward: RewardPath, body: RewardChange) -> Reply[RewardOut]:
     """Change a reward
 
     Only the fields that are sent change. What was redeemed keeps the name and cost of its day."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import orjson
-from flask import Blueprint, Response, current_app, request
+from apiflask import APIBlueprint
+from flask import Response, current_app, request
 
 from loyalty.infra import metrics
 from loyalty.infra.health import readiness, version
 from loyalty.infra.http.endpoint import EXTENSION, Wiring
 
-operations = Blueprint("operations", __name__)
+operations = APIBlueprint("operations", __name__, enable_openapi=False)
 
 
 @operations.get("/healthz")

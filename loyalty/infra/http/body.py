@@ -123,6 +123,8 @@ _CODES = {
     "literal_error": "invalid_value",
     "string_pattern_mismatch": "invalid_value",
     "int_from_float": "wrong_type",
+    "string_too_short": "too_short",
+    "string_too_long": "too_long",
     "union_tag_invalid": "invalid_value",
     "union_tag_not_found": "missing",
 }

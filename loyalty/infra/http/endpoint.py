@@ -9,15 +9,16 @@
         Only the fields that are sent change.'''
 
 A view takes the context, the variable parts of the path, and when it has parameters of these names: `body` (a `Body`
-model), `raw` (the bytes, for bodies that are not one JSON object), `upload` (the request, whose body the view reads as a
-stream), `query` (a `Query` model). It returns a model, or
-a `Reply` where status, entity tag or headers differ. Everything else (key, scope, rate limit, size, content type,
-JSON, all defects at once, idempotency, ETag, 304) happens here, in this order, and lands in the API document.
+model), `raw` (the bytes, for bodies that are not one JSON object), `upload` (the request, whose body the view reads as
+a stream), `query` (a `Query` model). It returns a model, or a `Reply` where status, entity tag or headers differ.
+Variable parts of the path are `Annotated` with their description. Everything else (key, rate limit, scope, size,
+content type, JSON, all defects at once, idempotency, ETag, 304) happens here, in this order, and lands in the document.
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ class Endpoint:
     status: int
     body: type[BaseModel] | None
     query: type[BaseModel] | None
+    reads: Any
     answer: Any
+    path_types: dict[str, Any]
     media: tuple[str, ...]
     answers: dict[int, str]
     if_match: Literal["required", "optional"] | None
@@ -105,6 +108,7 @@ class Api(APIBlueprint):
         if_match: Literal["required", "optional"] | None = None,
         max_body_bytes: int = bodies.NORMAL_BODY_BYTES,
         media: tuple[str, ...] = ("application/json",),
+        reads: Any = None,
         answers: dict[int, str] | None = None,
         example: Any = None,
     ) -> Callable[[View], View]:
@@ -113,11 +117,13 @@ class Api(APIBlueprint):
         `scope` that the key must have; None makes the endpoint public (no key, no limit).
         `idempotent` keeps the first answer for an Idempotency-Key; `idempotency_header` only documents the header,
         for views with a mechanism of their own. `answers` describes further successful statuses.
-        `media` are the content types that a view with `raw` reads. `example` is a request body that works.
+        `media` are the content types that a view with `raw` reads, and `reads` is the type of the JSON among them.
+        `example` is a request body that works.
         """
 
         def register(view: View) -> View:
             hints = typing.get_type_hints(view)
+            described = typing.get_type_hints(view, include_extras=True)
             wanted = inspect.signature(view).parameters
             body: type[BaseModel] | None = hints.get("body")
             query: type[BaseModel] | None = hints.get("query")
@@ -144,7 +150,9 @@ class Api(APIBlueprint):
                     status=status,
                     body=body,
                     query=query,
+                    reads=reads,
                     answer=answer,
+                    path_types={name: described[name] for name in re.findall(r"<(?:[^<:]+:)?([^>]+)>", path)},
                     media=media if has_body else (),
                     answers=answers or {},
                     if_match=if_match,
@@ -201,7 +209,8 @@ class Api(APIBlueprint):
                     perform=lambda: _perform(view, context, arguments, status),
                 )
 
-            self.route(path, methods=[method], endpoint=view.__name__)(handle)
+            documented = self.doc(operation_id=view.__name__)(handle)
+            self.route(path, methods=[method], endpoint=view.__name__)(documented)
             return view
 
         return register

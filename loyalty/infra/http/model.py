@@ -37,6 +37,8 @@ def unset(description: str | None = None) -> Any:
     """The default of a field in a change: absent means "leave it", which is not the same as null.
 
     Dump such a body with `exclude_unset=True`."""
+    if description is None:  # that of the type
+        return Field(default=None, json_schema_extra=_without_default)
     return Field(default=None, description=description, json_schema_extra=_without_default)
 
 

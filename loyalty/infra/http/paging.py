@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import orjson
-import orjson
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from loyalty.infra.http.context import Context
