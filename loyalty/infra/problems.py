@@ -59,7 +59,7 @@ class IdempotencyConflict(Problem):
 
 
 class Unavailable(Problem):
-    """A part that the request needs is away; the outcome of a write is unknown, and a retry with the same key is safe."""
+    """A part that the request needs is away. The outcome of a write is unknown; a retry with the same key is safe."""
 
     code = "unavailable"
     status = 503
