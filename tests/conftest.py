@@ -31,18 +31,22 @@ def servers_directory() -> Iterator[Path]:
 def mongod(servers_directory: Path) -> Iterator[Mongod]:
     """A replica set of one. Do not kill this one: fault tests start their own."""
     server = Mongod(servers_directory / "mongod")
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
 def redis_server(servers_directory: Path) -> Iterator[Redis]:
     """Redis. Do not kill this one: fault tests start their own."""
     server = Redis(servers_directory / "redis")
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +81,11 @@ def application(servers_directory: Path, mongod: Mongod, redis_server: Redis) ->
         rate_limit_per_minute="0",
     )
     new_program(mongod.uri, "application")
-    server.start()
-    yield server
-    server.stop()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ bring it back (`start`).
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import secrets
 import shutil
@@ -90,9 +91,9 @@ class Server:
 
     def stop(self) -> None:
         """Ask it to end, and insist after 10 s."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
             return
-        self._process.send_signal(signal.SIGCONT)
+        self.thaw()
         self._process.terminate()
         try:
             self._process.wait(timeout=10)
@@ -108,7 +109,8 @@ class Server:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        os.killpg(self.pid, number)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
 
     def _reap(self) -> None:
         if self._process is not None:

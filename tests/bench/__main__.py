@@ -8,7 +8,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +22,8 @@ from rich.table import Table
 from loyalty.ops import demo
 from loyalty.ops.errors import Failure, Refusal
 from tests.bench.load import Refused, Sample, batches, wrk
-from tests.bench.sites import Entrance, LabSite, LocalSite, Site
+from tests.bench.sites import Entrance, InstalledSite, LocalSite, Site
+from tests.lab_site import new_program
 
 MEMBERS = 20_000
 BATCH = 1000
@@ -95,7 +96,7 @@ def _local() -> Iterator[Site]:
 
 @contextmanager
 def _lab(name: str) -> Iterator[Site]:
-    site = LabSite(name)
+    site = InstalledSite(name)
     try:
         yield site
     finally:
@@ -104,18 +105,17 @@ def _lab(name: str) -> Iterator[Site]:
 
 def _program_of_our_own(site: Site) -> Entrance:
     """A program that the measurements may fill, with the demo's rule and all its members enrolled."""
-    with httpx.Client(base_url=site.api.url, verify=site.verify, headers=site.api.headers, timeout=60) as client:
-        number = len(client.get("/v1/programs").json()["data"])
-        program = {"id": f"bench-{number}-{_unique()}", "name": "Bench", "currency": "USD", "mode": "sandbox"}
-        answer = client.post("/v1/programs", json=program)
-        answer.raise_for_status()
-        headers = {"Authorization": f"Bearer {answer.json()['key']['secret']}"}
-    with httpx.Client(base_url=site.api.url, verify=site.verify, headers=headers, timeout=60) as client:
-        demo.configure(client)
+
+    def client(headers: Mapping[str, str]) -> httpx.Client:
+        return httpx.Client(base_url=site.api.url, verify=site.verify, headers=headers, timeout=60)
+
+    headers = {"Authorization": f"Bearer {new_program(client(site.api.headers), 'bench')}"}
+    with client(headers) as api:
+        demo.configure(api)
         with console.status(f"Enrolling {MEMBERS:,} members"):
             for start in range(1, MEMBERS + 1, BATCH):
                 events = [_first_purchase(member) for member in range(start, start + BATCH)]
-                client.post("/v1/events/batch", json=events).raise_for_status()
+                api.post("/v1/events/batch", json=events).raise_for_status()
     return Entrance(site.api.url, headers)
 
 

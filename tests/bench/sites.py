@@ -11,19 +11,16 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
-import yaml
 from bson import json_util
 
-from loyalty.ops.lab import Lab
-from loyalty.ops.site import CHECKOUT
-from loyalty.ops.site import Site as LabFiles
 from tests.bench.usage import Usage, usage
+from tests.lab_site import LabSite
 from tests.servers import Application, Mongod, Redis, new_program
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +39,10 @@ class Site(Protocol):
 
     api: Entrance
     baseline: Entrance
-    verify: ssl.SSLContext | bool
+
+    @property
+    def verify(self) -> ssl.SSLContext | bool:
+        """Whom to trust: what httpx takes as `verify`."""
 
     def usage(self) -> dict[str, Usage]:
         """By process: app, baseline, mongod, nginx."""
@@ -75,12 +75,18 @@ class LocalSite:
         self._mongod.start()
         self._redis = Redis(directory / "redis")
         self._redis.start()
-        common = {"mongo_uri": self._mongod.uri, "redis_url": self._redis.url}
-        self._app = Application(directory / "app", database="loyalty", **common)
-        self._app.settings["LOYALTY_RATE_LIMIT_PER_MINUTE"] = "0"
+        self._app = Application(
+            directory / "app",
+            database="loyalty",
+            rate_limit_per_minute="0",
+            mongo_uri=self._mongod.uri,
+            redis_url=self._redis.url,
+        )
         key = new_program(self._mongod.uri, "loyalty")
         self._app.start()
-        self._baseline = _LocalBaseline(directory / "baseline", database="loyalty", **common)
+        self._baseline = _LocalBaseline(
+            directory / "baseline", database="loyalty", mongo_uri=self._mongod.uri, redis_url=self._redis.url
+        )
         self._baseline.settings["BENCH_MONGO_URI"] = self._mongod.uri
         self._baseline.start()
         self.api = Entrance(self._app.url, {"Authorization": f"Bearer {key}"})
@@ -110,41 +116,40 @@ class LocalSite:
         return entry
 
 
-class LabSite:
+class InstalledSite:
     """The one-box as `./appliance up` made it: NGINX, TLS, sandboxed units. The load comes from this machine."""
 
-    _BENCH = "/root/loyalty-bench"
+    _FOLDER = "/root/loyalty-bench"
+    _PYTHON = "/opt/loyalty/current/venv/bin/python"
 
-    def __init__(self, name: str, host: str = "box1") -> None:
-        self._lab = Lab(name, [host])
-        self._host = host
-        self._files = LabFiles.load(name)
-        info = json.loads(self._own_tool("-m", "loyalty.ops", "info", "--json", "--site", name))
-        address = f"https://{self._lab.address(host)}"
-        self.verify = ssl.create_default_context(cafile=info["ca_file"])
-        self.api = Entrance(info["url"], {"Authorization": f"Bearer {info['api_key']}"})
-        self.baseline = Entrance(address, {"Host": "bench.invalid"})
+    def __init__(self, name: str) -> None:
+        self._site = LabSite(name)
+        self.verify = self._site.verify
+        self.api = Entrance(self._site.url, {"Authorization": f"Bearer {self._site.api_key}"})
+        self.baseline = Entrance(f"https://{self._site.address}", {"Host": "bench.invalid"})
         self._place_baseline()
 
     def close(self) -> None:
         self._python("on_server.py", "remove")
-        self._remote(["rm", "-rf", self._BENCH])
+        self._site.run(["rm", "-rf", self._FOLDER])
 
     def usage(self) -> dict[str, Usage]:
-        colour = json.loads(self._remote(["cat", "/opt/loyalty/active.json"]))["colour"]
+        colour = json.loads(self._site.run(["cat", "/opt/loyalty/active.json"]))["colour"]
         units = {
             "app": f"loyalty@{colour}.service",
             "baseline": "loyalty@bench.service",
             "mongod": "mongod.service",
             "nginx": "nginx.service",
         }
-        named = [f"{name}={unit}" for name, unit in units.items()]
-        found: dict[str, Usage] = json.loads(self._python("usage.py", *named))
+        found: dict[str, Usage] = json.loads(
+            self._python("usage.py", *(f"{name}={unit}" for name, unit in units.items()))
+        )
         return found
 
     def raw_insert_many(self, *, seconds: int, size: int, like: Mapping[str, Any]) -> float:
-        script = f"set -a; . /opt/loyalty/bench/release.env; exec {self._venv} {self._BENCH}/raw.py {seconds} {size}"
-        result = json.loads(self._remote([script], json_util.dumps(like)))
+        environment = "set -a; . /opt/loyalty/bench/release.env"
+        script = f"{environment}; exec {self._PYTHON} {self._FOLDER}/raw.py {seconds} {size}"
+        result = json.loads(self._site.run([script], input_text=json_util.dumps(like)))
         return float(result["documents"] / result["seconds"])
 
     def an_entry(self) -> Mapping[str, Any]:
@@ -152,36 +157,18 @@ class LabSite:
         return entry
 
     def _place_baseline(self) -> None:
-        self._remote(["mkdir", "-p", "-m", "700", f"{self._BENCH}/app/loyalty"])
+        self._site.run(["mkdir", "-p", "-m", "700", f"{self._FOLDER}/app/loyalty"])
+        self._site.run(["touch", f"{self._FOLDER}/app/loyalty/__init__.py"])
         self._send("baseline.py", "app/loyalty/app.py")
-        self._remote(["touch", f"{self._BENCH}/app/loyalty/__init__.py"])
         for name in ("on_server.py", "raw.py", "usage.py"):
             self._send(name, name)
         self._python("on_server.py", "prepare", input_text=self._admin())
 
     def _admin(self) -> str:
-        view = ["view", "--vault-password-file", str(self._files.vault_password_file), str(self._files.vault)]
-        vault = yaml.safe_load(self._own_tool(str(Path(sys.executable).with_name("ansible-vault")), *view))
-        password: str = vault["vault_mongodb_admin_password"]
-        return password
-
-    def _own_tool(self, *words: str) -> str:
-        command = [sys.executable, *words] if words[0].startswith("-") else list(words)
-        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command[:4])} failed: {done.stderr.strip() or done.stdout.strip()}")
-        return done.stdout
-
-    _venv = "/opt/loyalty/current/venv/bin/python"
+        return self._site.secret("vault_mongodb_admin_password")
 
     def _python(self, script: str, *arguments: str, input_text: str | None = None) -> str:
-        return self._remote([self._venv, f"{self._BENCH}/{script}", *arguments], input_text)
+        return self._site.run([self._PYTHON, f"{self._FOLDER}/{script}", *arguments], input_text=input_text)
 
     def _send(self, name: str, target: str) -> None:
-        self._remote([f"cat > {self._BENCH}/{target}"], (HERE / name).read_text())
-
-    def _remote(self, command: Sequence[str], input_text: str | None = None) -> str:
-        done = self._lab.ssh(self._host, command, input_text=input_text)
-        if done.returncode:
-            raise RuntimeError(f"on {self._host}: {' '.join(command)[:120]} failed: {done.stderr.strip()}")
-        return done.stdout
+        self._site.run([f"cat > {self._FOLDER}/{target}"], input_text=(HERE / name).read_text())

@@ -19,6 +19,8 @@ from tests.servers import Application, Mongod, Redis, new_program
 class Site:
     """Servers of its own, because they die here."""
 
+    key: str
+
     def __init__(self, directory: Path) -> None:
         self.mongod = Mongod(directory / "mongod")
         self.redis = Redis(directory / "redis")
@@ -29,6 +31,8 @@ class Site:
             redis_url=self.redis.url,
             rate_limit_per_minute="0",
         )
+
+    def start(self) -> None:
         self.mongod.start()
         self.redis.start()
         self.key = new_program(self.mongod.uri, "faults")
@@ -47,8 +51,11 @@ class Site:
 def site() -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="loyalty-faults-", ignore_cleanup_errors=True) as directory:
         site = Site(Path(directory))
-        yield site
-        site.stop()
+        try:
+            site.start()
+            yield site
+        finally:
+            site.stop()
 
 
 def test_every_acknowledged_operation_is_there_once_after_mongod_and_gunicorn_were_killed(site: Site) -> None:

@@ -1,0 +1,60 @@
+"""A lab site as the bench and the long fault run reach it: over HTTPS like any client, over SSH like its operator."""
+
+from __future__ import annotations
+
+import secrets
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+
+from loyalty.ops.errors import Failure
+from loyalty.ops.info import access, read_vault
+from loyalty.ops.lab import Lab
+
+
+class LabSite:
+    """The site `name` that `./appliance up` made, with its server `host`."""
+
+    def __init__(self, name: str, host: str = "box1") -> None:
+        self.lab = Lab(name, [host])
+        self.host = host
+        self.address = self.lab.address(host)
+        found = access(name)
+        self.url = found.url
+        self.api_key = found.api_key
+        self.verify = ssl.create_default_context(cafile=found.ca_file)
+        self._vault = Path(found.vault_file)
+
+    def client(self, api_key: str | None = None, *, timeout_s: float = 60) -> httpx.Client:
+        """A client with the site's own key, or with another."""
+        headers = {"Authorization": f"Bearer {api_key or self.api_key}"}
+        return httpx.Client(base_url=self.url, verify=self.verify, headers=headers, timeout=timeout_s)
+
+    def new_program(self, prefix: str) -> str:
+        """A key with every scope, to a sandbox program that may be filled with anything."""
+        return new_program(self.client(), prefix)
+
+    def secret(self, name: str) -> str:
+        """A secret of the site's vault."""
+        return read_vault(self._vault)[name]
+
+    def run(self, command: Sequence[str], *, input_text: str | None = None) -> str:
+        """Run a command as root on the server. Failure with what it said."""
+        done = self.lab.ssh(self.host, command, input_text=input_text)
+        if done.returncode:
+            line = " ".join(command)[:120]
+            raise Failure(f"On {self.host}, `{line}` failed: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+
+def new_program(client: httpx.Client, prefix: str) -> str:
+    """A key to a new sandbox program of the site that `client` leads to; closes the client."""
+    with client:
+        program = {"id": f"{prefix}-{secrets.token_hex(4)}", "name": prefix, "currency": "USD", "mode": "sandbox"}
+        answer = client.post("/v1/programs", json=program)
+        if not answer.is_success:
+            raise Failure(f"{client.base_url} made no program: {answer.status_code} {answer.text[:300]}")
+        key: str = answer.json()["key"]["secret"]
+        return key
