@@ -89,7 +89,8 @@ def _storage(path: Path) -> dict[str, Any]:
         "path": str(path),
         "free_bytes": space.f_bavail * space.f_frsize,
         "total_bytes": space.f_blocks * space.f_frsize,
-        "writable": os.access(path, os.W_OK),
+        # On a server only the folders below are the application's own; a new one makes them on first use.
+        "writable": os.access(files if (files := path / "files").is_dir() else path, os.W_OK),
     }
 
 

@@ -54,6 +54,8 @@ def _redis(services: Services) -> dict[str, Any]:
 def _storage(services: Services) -> dict[str, Any]:
     started = perf_counter()
     path = services.settings.storage_path
+    if (path / "files").is_dir():  # on a server only the folders below are the application's own
+        path /= "files"
     try:
         with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-") as probe:
             probe.write(b"ready")
