@@ -103,11 +103,11 @@ class NewEvent(Body):
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = Field(
         None, description="ISO 4217 code, that of the program; needed with amounts.", examples=["USD"]
     )
-    items: list[Item] = Field([], max_length=500, description="What was bought.")
-    payments: list[Payment] = Field([], max_length=50, description="How it was paid.")
+    items: list[Item] = Field(default_factory=list, max_length=500, description="What was bought.")
+    payments: list[Payment] = Field(default_factory=list, max_length=50, description="How it was paid.")
     store: Text | None = Field(None, description="Where.", examples=["main-street"])
     metadata: dict[MetadataName, MetadataValue] = Field(
-        {}, max_length=50, description="Anything else worth keeping with the entry."
+        default_factory=dict, max_length=50, description="Anything else worth keeping with the entry."
     )
 
 
