@@ -366,9 +366,12 @@ Try it:
 def main() -> None:
     """Run the command line; every error ends with its remedy and the exit code that the help promises."""
     try:
-        cli(prog_name="appliance")
+        cli.main(prog_name="appliance", standalone_mode=False)
     except (Failure, Refusal) as error:
         sys.exit(show_error(error))
-    except KeyboardInterrupt:
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
         err.print("\nStopped. Give the same command again to go on.")
         sys.exit(130)

@@ -91,10 +91,11 @@ class Steps:
                     yield step
             else:
                 yield step
-        except BaseException:
+        except BaseException as error:
             took = time.monotonic() - started
-            self.done.append((title, "failed", took))
-            out.print(f"  [red]failed[/red] after {duration(took)}")
+            end = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            self.done.append((title, end, took))
+            out.print(f"  [red]{end}[/red] after {duration(took)}")
             raise
         took = time.monotonic() - started
         self.done.append((title, step.note or "done", took))

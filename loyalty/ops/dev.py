@@ -13,9 +13,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from typing import IO
 
+import httpx
+
+from loyalty.ops import demo
 from loyalty.ops.console import Steps, out
 from loyalty.ops.embedded import ReplicaSet
 from loyalty.ops.environment import tool_environment
@@ -29,6 +31,8 @@ PROGRAM = "demo"
 
 def serve(port: int) -> None:
     """Run until Ctrl-C. Data stays in .dev; remove the folder to start afresh."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # ends as Ctrl-C does: nothing stays behind
     steps = Steps()
     DIRECTORY.mkdir(mode=0o700, exist_ok=True)
     _refuse_port_in_use(port)
@@ -60,22 +64,14 @@ def serve(port: int) -> None:
             stale.unlink()
         with steps.step("Collections, a program and a key"):
             _loyalty(environment, "migrate")
-            _loyalty(
-                environment,
-                "program",
-                "create",
-                PROGRAM,
-                "--name",
-                "Demo",
-                "--currency",
-                "USD",
-                "--timezone",
-                "UTC",
-                "--backdating-days",
-                "36500",
-                "--auto-enrol",
-            )
-            _loyalty(environment, "key", "import", PROGRAM, "--name", "dev", "--all-scopes", input_text=kept["api_key"])
+            # Both could be repeated; leaving them out makes every start but the first quicker.
+            bootstrapped = replica_set.directory / "bootstrapped"
+            if not bootstrapped.exists():
+                _create_program(environment)
+                _loyalty(
+                    environment, "key", "import", PROGRAM, "--name", "dev", "--all-scopes", input_text=kept["api_key"]
+                )
+                bootstrapped.touch()
         with steps.step("The application"), (DIRECTORY / "jobs.log").open("ab") as jobs_log:
             serve_command = ["flask", "--app", "loyalty.app:create_app", "run", "--port", str(port), "--reload"]
             application = _start(serve_command, environment)
@@ -83,6 +79,10 @@ def serve(port: int) -> None:
             stack.callback(_end, application)
             stack.callback(_end, jobs)
             _wait_until_ready(application, port)
+            with httpx.Client(
+                base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Bearer {kept['api_key']}"}, timeout=30
+            ) as api:
+                demo.configure(api)  # one point per dollar, so that the first purchase shows something
         _explain(port, kept["api_key"])
         try:
             application.wait()
@@ -150,6 +150,12 @@ def _loyalty(environment: dict[str, str], *words: str, input_text: str | None = 
     run([sys.executable, "-m", "loyalty", *words], env=environment, input_text=input_text)
 
 
+def _create_program(environment: dict[str, str]) -> None:
+    options = {"--name": "Demo", "--currency": "USD", "--timezone": "UTC", "--backdating-days": "36500"}
+    words = [word for option in options.items() for word in option]
+    _loyalty(environment, "program", "create", PROGRAM, *words, "--auto-enrol")
+
+
 def _refuse_port_in_use(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -163,10 +169,11 @@ def _wait_until_ready(application: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and application.poll() is None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+            if httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=2).is_success:
                 return
-        except OSError:
-            time.sleep(0.1)
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
     raise Failure("The application did not become ready.", "Read what it printed above.")
 
 
