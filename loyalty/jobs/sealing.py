@@ -17,7 +17,7 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from loyalty.config import Settings
+from loyalty.config import Settings, SettingsError
 from loyalty.infra.http.model import format_instant
 from loyalty.infra.mongo import Mongo
 from loyalty.jobs.model import Work
@@ -27,7 +27,9 @@ _DAY = timedelta(days=1)
 
 
 def seal_key(settings: Settings) -> Ed25519PrivateKey:
-    """The installation's signing key."""
+    """The installation's signing key. SettingsError where it is not at hand."""
+    if settings.seal_key is None:
+        raise SettingsError("LOYALTY_SEAL_KEY is not set: the jobs and `loyalty ledger` need it to sign and check seals.")
     return Ed25519PrivateKey.from_private_bytes(base64.b64decode(settings.seal_key.get_secret_value()))
 
 
