@@ -159,23 +159,3 @@ def test_a_batch_needs_as_many_commands_as_one_event(caller: Caller) -> None:
     commands, _, status = caller.cost("POST", "/v1/events/batch", events[100:])
     assert status == 200
     assert commands == ["aggregate", "insert"]
-
-def test_zz(caller):
-    import time
-    n=0
-    def batch(k):
-        nonlocal n
-        out=[]
-        for i in range(k):
-            n+=1
-            out.append({"source":"cdnow","id":str(n),"type":"purchase","member":{"external_id":f"{10000+n//3:05}"},"occurred_at":"1997-01-01T12:00:00Z","amount":"11.77","currency":"USD","metadata":{"cds":1}})
-        return out
-    caller.send("POST", "/v1/events/batch", batch(2000))
-    for k in (2000,2000,5000):
-        b=batch(k); t=time.time(); c=time.process_time(); caller.send("POST", "/v1/events/batch", b); print(k, k/(time.time()-t), "/s", (time.process_time()-c)/k*1e6,"us/event")
-    b=batch(5000)
-    profile = cProfile.Profile()
-    profile.enable()
-    caller.send("POST", "/v1/events/batch", b)
-    profile.disable()
-    st=pstats.Stats(profile); st.sort_stats("tottime").print_stats(35)
