@@ -94,7 +94,7 @@ def load_settings(**overrides: object) -> Settings:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     try:
         return Settings(
-            _secrets_dir=directory if directory and Path(directory).is_dir() else None,  # type: ignore[call-arg]
+            _secrets_dir=directory if directory and Path(directory).is_dir() else None,
             **overrides,  # type: ignore[arg-type]
         )
     except ValidationError as error:
