@@ -8,7 +8,6 @@ import orjson
 from flask import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from loyalty.infra.http.problems import MalformedJson, PayloadTooLarge, UnsupportedMediaType
 from loyalty.infra.problems import ValidationFailed
@@ -22,11 +21,12 @@ def read_bytes(request: Request, *, max_bytes: int = NORMAL_BODY_BYTES) -> bytes
     length = request.content_length
     if length is not None and length > max_bytes:
         raise too_large(max_bytes)
-    request.max_content_length = max_bytes  # for a chunked body, whose length nobody announced
-    try:
-        return request.stream.read()
-    except RequestEntityTooLarge:
-        raise too_large(max_bytes) from None
+    # A chunked body has no announced length. Werkzeug cuts it at the limit, silently; hence one byte more than allowed.
+    request.max_content_length = max_bytes + 1
+    data = request.stream.read()
+    if len(data) > max_bytes:
+        raise too_large(max_bytes)
+    return data
 
 
 def too_large(max_bytes: int) -> PayloadTooLarge:
