@@ -71,7 +71,7 @@ def up(site: str, verbose: bool, no_demo: bool) -> None:
     with steps.step("1 Checking this machine") as step:
         prepare_machine(step, fresh=not Site(site).state_file.exists())
     with steps.step("2 Building the server") as step:
-        machine = Lab(site, ("box1",), step.say)
+        machine = Lab(site, ("box1",), step.say, step.live)
         machine.up()
         step.note = f"box1 at {machine.address('box1')}"
     with steps.step("3 Installing the site") as step:

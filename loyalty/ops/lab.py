@@ -30,14 +30,21 @@ Say = Callable[[str], None]
 class Lab:
     """The servers of one site. Every method may be called again after a crash or Ctrl-C at any line."""
 
-    def __init__(self, site: str = "lab", hosts: Sequence[str] = ("box1",), say: Say = lambda line: None) -> None:
-        """``hosts`` are inventory names; ``say`` is told what happens."""
+    def __init__(
+        self,
+        site: str = "lab",
+        hosts: Sequence[str] = ("box1",),
+        say: Say = lambda line: None,
+        live: Say = lambda line: None,
+    ) -> None:
+        """``hosts`` are inventory names; ``say`` is told what happens, ``live`` what goes on at the moment."""
         check_name("site", site)
         for name in hosts:
             check_name("host", name)
         self.site = site
         self.hosts = list(hosts)
         self._say = say
+        self._live = live
 
     def up(self) -> None:
         """Make the servers that are missing and boot those that are off; the rest is left alone."""
@@ -175,14 +182,13 @@ class Lab:
             raise Failure(f"The base tree of the site {site.name} is gone.", f"./appliance down --site {site.name}")
         identity = rootfs.base_identity()
         directory = LAB_DIRECTORY / "base" / identity
-        with locked(
-            LAB_DIRECTORY / "base.lock", waiting=lambda: self._say("waiting for the base system of another site")
-        ):
+        log = site.directory / "debootstrap.log"
+        with _base_lock(lambda: self._say("waiting for the base system of another site")):
             if not directory.is_dir():
-                self._say("building the base system (once; about a minute)")
-                rootfs.build(directory, cache=cache_directory() / "debootstrap", log=site.directory / "debootstrap.log")
-        site.base = identity
-        site.save()
+                self._say("building the base system (once; a minute or two)")
+                rootfs.build(directory, cache=cache_directory() / "debootstrap", log=log, each=self._live)
+            site.base = identity
+            site.save()
 
     def _network(self, site: Site) -> None:
         with locked(network.RUN_DIRECTORY / "network.lock"):
@@ -200,16 +206,22 @@ class Lab:
         site.known_hosts.write_text("".join(lines))
 
 
-def purge_base() -> list[Path]:
-    """Remove the base trees that no site uses; return them."""
-    used = {Site.load(name).base for name in sites()}
-    unused = [tree for tree in (LAB_DIRECTORY / "base").glob("*") if tree.name not in used]
-    for tree in unused:
-        mounts.remove_tree(tree)
+def purge_base() -> None:
+    """Remove the base trees that no site of this checkout uses."""
+    if not LAB_DIRECTORY.exists():
+        return
+    with _base_lock(lambda: None):
+        used = {Site.load(name).base for name in sites()}
+        for tree in (LAB_DIRECTORY / "base").glob("*"):
+            if tree.name not in used:
+                mounts.remove_tree(tree)
     for directory in (LAB_DIRECTORY / "base", LAB_DIRECTORY):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
-    return unused
+
+
+def _base_lock(waiting: Callable[[], None]) -> AbstractContextManager[None]:
+    return locked(LAB_DIRECTORY / "base.lock", waiting=waiting)
 
 
 def cache_directory() -> Path:

@@ -41,7 +41,7 @@ def lab() -> None:
 def up(site: str, hosts: tuple[str, ...]) -> None:
     """Make and boot servers (default: box1). Safe to repeat; what runs already is left alone."""
     with Steps().step(f"Servers of site {site}") as step:
-        Lab(site, hosts or ("box1",), step.say).up()
+        Lab(site, hosts or ("box1",), step.say, step.live).up()
         step.note = ", ".join(f"{name} {address}" for name, address in Site.load(site).addresses.items())
 
 

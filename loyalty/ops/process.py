@@ -49,11 +49,17 @@ def run(
 
 
 def follow(
-    command: Sequence[str], *, cwd: Path, env: Mapping[str, str], log: IO[str], each: Callable[[str], None]
+    command: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    log: IO[str],
+    each: Callable[[str], None],
+    grace_s: float = 20,
 ) -> int:
     """Run a long command: every line of its output goes to ``log`` and to ``each``. Returns its exit code.
 
-    Ctrl-C reaches the command too (it shares the terminal): it gets 20 s to tidy up.
+    Ctrl-C reaches the command too (it shares the terminal): it gets ``grace_s`` to tidy up.
     """
     with subprocess.Popen(
         command,
@@ -72,7 +78,7 @@ def follow(
             return process.wait()
         except BaseException:
             try:
-                process.wait(20)
+                process.wait(grace_s)
             except subprocess.TimeoutExpired:
                 process.kill()
             raise

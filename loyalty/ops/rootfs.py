@@ -6,13 +6,15 @@ It holds only what a freshly installed server has (an init system, SSH, Python);
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
+from collections.abc import Callable
 from pathlib import Path
 
 from loyalty.ops import aptsources, mounts
 from loyalty.ops.errors import Failure
 from loyalty.ops.host import codename
-from loyalty.ops.process import run
+from loyalty.ops.process import follow
 
 PACKAGES = (
     "systemd,systemd-sysv,dbus,openssh-server,python3,python3-apt,sudo,iproute2,ca-certificates,"
@@ -30,8 +32,8 @@ def base_identity() -> str:
     return hashlib.sha256("\n".join(recipe).encode()).hexdigest()[:12]
 
 
-def build(directory: Path, *, cache: Path, log: Path) -> None:
-    """Build the tree at ``directory``, or fail with the last words of debootstrap.
+def build(directory: Path, *, cache: Path, log: Path, each: Callable[[str], None]) -> None:
+    """Build the tree at ``directory``, or fail with the last words of debootstrap; ``each`` gets its lines.
 
     It grows in a neighbour called ``.partial`` and gets its name when it is whole: an interrupted build is
     never used, only thrown away. Downloaded packages stay in ``cache``, so a second build is quick.
@@ -42,20 +44,25 @@ def build(directory: Path, *, cache: Path, log: Path) -> None:
     cache.mkdir(parents=True, exist_ok=True)
     release = codename()
     source = aptsources.mirror(release, aptsources.sources_of(release))
-    command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", f"--cache-dir={cache}"]
+    command = [*_BOUND, "debootstrap", "--variant=minbase", f"--include={PACKAGES}", f"--cache-dir={cache}"]
     if source.signed_by:
         command.append(f"--keyring={source.signed_by}")
-    try:
-        said = run([*command, release, str(partial), source.uri], env={"DEBIAN_FRONTEND": "noninteractive"})
-    except Failure as failure:
-        log.write_text(failure.details + "\n")
+    command += [release, str(partial), source.uri]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    with log.open("w") as stream:
+        code = follow(command, cwd=Path("/"), env=environment, log=stream, each=each, grace_s=0)
+    if code != 0:
         raise Failure(
-            "debootstrap could not build the base system.", f"Read {log}, then run again.", failure.details
-        ) from None
-    log.write_text(said)
+            "debootstrap could not build the base system.",
+            f"Make `apt-get update` work on this machine, then run again. All output: less {log}",
+            "\n".join(log.read_text(errors="replace").splitlines()[-10:]),
+        )
     _finish(partial)
-    mounts.unmount_under(partial)
     partial.rename(directory)
+
+
+# In namespaces of its own, which end with us however we end: no orphan goes on writing, no mount is left.
+_BOUND = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 def _finish(tree: Path) -> None:
