@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from loyalty.files import service
 from loyalty.files.model import SHOWN_INLINE, File, FileOut, InsufficientStorage, LinkExpired, UploadQuery
-from loyalty.files.upload import announced_bytes, read_upload
+from loyalty.files.upload import announced_bytes, body_read_to_the_end, read_upload
 from loyalty.infra.http.endpoint import Api, Context, Reply
 from loyalty.infra.http.idempotency import fingerprint, once
 from loyalty.infra.http.model import Page, PageQuery
@@ -47,7 +47,8 @@ def upload_file(context: Context, upload: Request, query: UploadQuery) -> Reply[
     max_bytes = services.settings.files_max_bytes
     key = context.idempotency_key()
     expected = announced_bytes(upload, max_bytes=max_bytes)
-    with service.store_of(services.settings).receive(max_bytes, expected_bytes=expected) as incoming:
+    store = service.store_of(services.settings)
+    with body_read_to_the_end(upload), store.receive(max_bytes, expected_bytes=expected) as incoming:
         name, declared = read_upload(upload, incoming, max_bytes=max_bytes)
         name = query.name or name
 

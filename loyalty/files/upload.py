@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 from flask import Request
-from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.formparser import MultiPartParser
 
 from loyalty.files.store import Incoming, TooManyBytes
 from loyalty.infra.http.body import too_large
 from loyalty.infra.http.problems import BadRequest
-from loyalty.infra.problems import ValidationFailed
+from loyalty.infra.problems import Problem, ValidationFailed
 
 _CHUNK = 1 << 16
 _FORM_OVERHEAD = 1 << 16  # boundaries, headers and small fields around the file of a form
@@ -26,6 +28,18 @@ def announced_bytes(request: Request, *, max_bytes: int) -> int:
     if request.content_length > room:
         raise too_large(max_bytes)
     return request.content_length
+
+
+@contextmanager
+def body_read_to_the_end(request: Request) -> Iterator[None]:
+    """Read what a refusal left unread, so that the client gets the answer and can go on using the connection."""
+    try:
+        yield
+    except Problem:
+        with suppress(RequestEntityTooLarge, ClientDisconnected):
+            while request.stream.read(_CHUNK):
+                pass
+        raise
 
 
 def read_upload(request: Request, incoming: Incoming, *, max_bytes: int) -> tuple[str | None, str | None]:

@@ -34,7 +34,7 @@ SAVE_SECONDS: Final = 1.0
 IDLE_SAVE_SECONDS: Final = 30.0  # a ledger at rest moves on in the oplog too
 
 # The oplog does not reach back to the position, or the position is not one that this ledger gave.
-_HISTORY_LOST: Final = frozenset({136, 260, 280, 286})
+_HISTORY_LOST: Final = frozenset({9, 15, 136, 260, 280, 286})
 
 log = structlog.get_logger(__name__)
 

@@ -1,6 +1,6 @@
 """A scheduler process for the lease tests: one job every second, whose runs can be counted afterwards.
 
-Run as `python worker_process.py URI DATABASE NODE`.
+Run as `python -m tests.integration.jobs.worker_process URI DATABASE NODE`.
 """
 
 from __future__ import annotations

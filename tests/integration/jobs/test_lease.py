@@ -1,0 +1,213 @@
+"""One worker at a time, whatever happens to it: no slot of a job runs twice, and few are lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.errors import PyMongoError
+
+from loyalty.infra.mongo import Mongo, connect
+from loyalty.jobs import records
+from loyalty.jobs.lease import Lease, LeaseLost, Turn
+from loyalty.jobs.model import PeriodicJob
+from tests.servers import REPOSITORY, Mongod, wait_until
+
+PROGRAM = "tests.integration.jobs.worker_process"
+LEASE_SECONDS = 3.0  # as in worker_process.py
+
+Start = Callable[[str], "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(empty_database: Mongo, mongo_uri: str) -> Iterator[Start]:
+    """Start a scheduler process under a node name; whatever still runs at the end is killed."""
+    processes = []
+
+    def begin(node: str) -> subprocess.Popen[bytes]:
+        process = run(mongo_uri, empty_database.name, node)
+        processes.append(process)
+        return process
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def run(uri: str, database: str, node: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", PROGRAM, uri, database, node]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+
+
+def marks(db: Mongo) -> list[dict[str, Any]]:
+    return list(db.marks.find(sort=[("slot", 1)]))
+
+
+def wait_for_marks(db: Mongo, node: str, count: int) -> None:
+    wait_until(
+        lambda: db.marks.count_documents({"node": node}) >= count,
+        timeout_s=20,
+        failure=lambda: f"{node} did not work; the marks are {marks(db)}",
+    )
+
+
+def assert_no_slot_ran_twice(db: Mongo) -> None:
+    twice = {slot: count for slot, count in Counter(mark["slot"] for mark in marks(db)).items() if count > 1}
+    assert twice == {}
+
+
+def test_two_processes_one_works(empty_database: Mongo, start: Start) -> None:
+    first = start("a")
+    wait_for_marks(empty_database, "a", 1)
+    start("b")
+    wait_for_marks(empty_database, "a", 4)
+    assert {mark["node"] for mark in marks(empty_database)} == {"a"}
+    before = time.monotonic()
+    first.terminate()
+    assert first.wait(timeout=10) == 0
+    wait_for_marks(empty_database, "b", 2)
+    assert time.monotonic() - before < LEASE_SECONDS + 1, "the lease was not released, it expired"
+    assert_no_slot_ran_twice(empty_database)
+    slots = [mark["slot"] for mark in marks(empty_database)]
+    assert max(later - earlier for earlier, later in pairwise(slots)) <= timedelta(seconds=2)
+
+
+def test_kill_9_of_the_holder(empty_database: Mongo, start: Start) -> None:
+    first = start("a")
+    wait_for_marks(empty_database, "a", 2)
+    start("b")
+    time.sleep(1)
+    first.kill()
+    killed = time.monotonic()
+    wait_for_marks(empty_database, "b", 3)
+    assert time.monotonic() - killed < LEASE_SECONDS + 6
+    assert_no_slot_ran_twice(empty_database)
+    terms = {mark["node"]: mark["term"] for mark in marks(empty_database)}
+    assert terms == {"a": 1, "b": 2}
+
+
+def test_a_frozen_holder_wakes_up_without_the_lease(empty_database: Mongo, start: Start) -> None:
+    first = start("a")
+    wait_for_marks(empty_database, "a", 2)
+    start("b")
+    time.sleep(1)
+    first.send_signal(signal.SIGSTOP)
+    wait_for_marks(empty_database, "b", 2)
+    first.send_signal(signal.SIGCONT)
+    wait_for_marks(empty_database, "b", 5)
+    assert_no_slot_ran_twice(empty_database)
+    last_of_a = max(mark["slot"] for mark in marks(empty_database) if mark["node"] == "a")
+    first_of_b = min(mark["slot"] for mark in marks(empty_database) if mark["node"] == "b")
+    assert last_of_a < first_of_b
+
+
+def test_the_database_goes_away_and_comes_back(tmp_path: Path) -> None:
+    """Its own mongod: killed, and frozen."""
+    mongod = Mongod(tmp_path / "mongod")
+    mongod.start()
+    process = run(mongod.uri, "jobs", "a")
+    try:
+        db = connect(mongod.uri, "jobs")
+        wait_for_marks(db, "a", 2)
+        mongod.kill()
+        time.sleep(4)
+        mongod.start()
+        wait_for_marks(db, "a", db.marks.count_documents({}) + 2)
+        mongod.freeze()
+        time.sleep(5)
+        mongod.thaw()
+        wait_for_marks(db, "a", db.marks.count_documents({}) + 2)
+        assert_no_slot_ran_twice(db)
+        mongod.kill()  # SIGTERM has to work without the database too
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+        db.client.close()
+    finally:
+        process.kill()
+        process.wait()
+        mongod.stop()
+
+
+def test_terms_grow_only_when_the_lease_changes_hands(empty_database: Mongo) -> None:
+    first, second = (Lease(empty_database, "jobs", node=node, seconds=1.0) for node in "ab")
+    assert first.acquire()
+    assert first.acquire()
+    assert first.term == 1
+    assert not second.acquire()
+    assert not second.held()
+    turn = Turn(first, first.term)
+    time.sleep(1.1)
+    with pytest.raises(LeaseLost):
+        turn.check()
+    assert second.acquire()
+    assert second.term == 2
+    assert not first.acquire()
+    second.release()
+    assert first.acquire()
+    assert first.term == 3
+    with pytest.raises(LeaseLost):
+        turn.check()  # held again, but in another term
+
+
+def test_a_lease_on_a_dead_database_is_an_error_within_its_patience(empty_database: Mongo) -> None:
+    dead = connect("mongodb://127.0.0.1:1", "jobs", serves_requests=False)
+    before = time.monotonic()
+    with pytest.raises(PyMongoError):
+        Lease(dead, "jobs", node="a", patience_seconds=1.0).acquire()
+    assert time.monotonic() - before < 3
+    dead.client.close()
+
+
+NOW = datetime(2026, 2, 1, 12, tzinfo=timezone.utc)
+JOB = PeriodicJob("job", "Tests.", timedelta(hours=1), lambda work, slot: None)
+
+
+def turn_of(db: Mongo, node: str, term: int) -> Turn:
+    lease = Lease(db, "jobs", node=node)
+    lease.term = term
+    return Turn(lease, term)
+
+
+def test_a_slot_is_claimed_once(empty_database: Mongo) -> None:
+    db, turn = empty_database, turn_of(empty_database, "a", 1)
+    slot = JOB.slot(NOW)
+    assert records.claim(db, JOB, slot=slot, now=NOW, turn=turn)
+    records.finish(db, JOB, slot=slot, now=NOW, turn=turn, error=None, next_run_at=NOW)
+    assert not records.claim(db, JOB, slot=slot, now=NOW, turn=turn)
+    assert not records.claim(db, JOB, slot=slot - JOB.every, now=NOW, turn=turn)
+    assert records.claim(db, JOB, slot=slot + JOB.every, now=NOW + JOB.every, turn=turn)
+
+
+def test_a_slot_that_failed_or_died_is_claimed_again(empty_database: Mongo) -> None:
+    db, slot = empty_database, JOB.slot(NOW)
+    first, second = turn_of(db, "a", 1), turn_of(db, "b", 2)
+    assert records.claim(db, JOB, slot=slot, now=NOW, turn=first)
+    assert records.claim(db, JOB, slot=slot, now=NOW, turn=second)  # the first one died
+    records.finish(db, JOB, slot=slot, now=NOW, turn=first, error=None, next_run_at=NOW)  # no, it was only frozen
+    assert db.jobs.find_one({"_id": "job"})["last_status"] == "running"  # type: ignore[index]
+    records.finish(db, JOB, slot=slot, now=NOW, turn=second, error="why", next_run_at=NOW)
+    assert not records.claim(db, JOB, slot=slot, now=NOW, turn=first)
+    assert records.claim(db, JOB, slot=slot, now=NOW, turn=second)
+
+
+def test_a_clock_that_was_wrong_does_not_stop_a_job(empty_database: Mongo) -> None:
+    db, turn = empty_database, turn_of(empty_database, "a", 1)
+    future = NOW + timedelta(days=3650)
+    assert records.claim(db, JOB, slot=JOB.slot(future), now=future, turn=turn)
+    records.finish(db, JOB, slot=JOB.slot(future), now=future, turn=turn, error=None, next_run_at=future)
+    assert records.claim(db, JOB, slot=JOB.slot(NOW), now=NOW, turn=turn)
+
+
+def test_periods_begin_at_the_epoch() -> None:
+    assert JOB.slot(NOW + timedelta(minutes=59)) == NOW
+    assert PeriodicJob("d", "", timedelta(days=1), JOB.run).slot(NOW) == NOW.replace(hour=0)
