@@ -467,5 +467,6 @@ def openapi(tool: Tool) -> None:
     """Print the OpenAPI 3.1 document of the HTTP API."""
     from loyalty.app import create_app
 
-    answer = create_app(tool.settings).test_client().get("/v1/openapi.json")
-    click.echo(answer.get_data(as_text=True))
+    app = create_app(tool.settings)
+    with app.test_request_context():
+        _print_json(app.spec)

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 api = Api("files", "Files", "Contents that are kept on the storage: uploaded once, opened by signed links.")
 
-FilePath = Annotated[str, Field(description="The id of a file.", examples=["fil_01kat2jz3v8f5w0q6g4y7n1b2c"])]
+FilePath = Annotated[str, Field(description="The id of a file.", examples=["file_01kat2jz3v8f5w0q6g4y7n1b2c"])]
 LinkToken = Annotated[str, Field(description="The signed permission, as `download_url` carries it.")]
 
 
