@@ -91,8 +91,9 @@ class _Append:
             self._read_missing_heads(waiting)
             made, doubtful = self._decide(waiting)
             if self._insert(made) or doubtful:
-                unanswered = {index: self.operations[index] for index in waiting if index not in self.outcomes}
-                self.outcomes.update(find_done(self.ledger, unanswered))
+                unanswered = [index for index in waiting if index not in self.outcomes]
+                asked = {index: (self.operations[index].keys, self.operations[index].request) for index in unanswered}
+                self.outcomes.update(find_done(self.ledger, asked))
             for index, refusal in doubtful.items():
                 self.outcomes.setdefault(index, Outcome("refused", refusal=refusal))
             waiting = [index for index in waiting if index not in self.outcomes]
@@ -172,19 +173,19 @@ class _Append:
         return part, False
 
 
-def find_done(ledger: Ledger, operations: Mapping[int, Operation]) -> dict[int, Outcome]:
-    """Those of `operations` of which a key is in the ledger already: replays, and conflicts of another request."""
-    keys = [key for operation in operations.values() for key in operation.keys]
+def find_done(ledger: Ledger, asked: Mapping[int, tuple[Sequence[bytes], bytes]]) -> dict[int, Outcome]:
+    """Those of `asked` (keys and request) of which a key is in the ledger already: replays, and conflicts."""
+    wanted = [key for keys, _ in asked.values() for key in keys]
     done: dict[bytes, Document] = {}
-    for entry in ledger.find({"keys": {"$in": keys}}):
+    for entry in ledger.find({"keys": {"$in": wanted}}):
         done.update((bytes(key), entry) for key in entry["keys"])
     outcomes: dict[int, Outcome] = {}
-    for index, operation in operations.items():
-        for key in operation.keys:
+    for index, (keys, request) in asked.items():
+        for key in keys:
             before = done.get(key)
             if before is None:
                 continue
-            if bytes(before["evidence"]["request"]) != operation.request:
+            if bytes(before["evidence"]["request"]) != request:
                 outcomes[index] = Outcome("conflict", before, key=key)
                 break
             outcomes.setdefault(index, Outcome("replayed", before))

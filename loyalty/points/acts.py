@@ -27,6 +27,9 @@ from loyalty.members.model import Member
 from loyalty.points import model
 from loyalty.programs.model import Program
 
+_WORTH_LOOKING_FIRST = 100
+"""A long batch may be a repetition after a lost answer: one question tells, and spares making entries in vain."""
+
 Decide = Callable[[State, int, datetime], Draft]
 
 
@@ -61,11 +64,18 @@ def perform(db: Mongo, acts: Sequence[Act], *, clock: Clock) -> list[Done | Prob
     An exception of the driver leaves open what was done; the same acts may then be performed again.
     """
     results: list[Done | Problem | None] = [None] * len(acts)
-    found = _find_members(db, acts, clock)
+    if len(acts) >= _WORTH_LOOKING_FIRST:
+        for place, outcome in ledger.find_done(
+            db.ledger, {place: _asked(act) for place, act in enumerate(acts)}
+        ).items():
+            results[place] = _result(acts[place], outcome)
+    found = _find_members(db, [act for act, result in zip(acts, results, strict=True) if result is None], clock)
     heads: dict[int, Head] = {}
     operations: list[Operation] = []
     places: list[int] = []
     for place, act in enumerate(acts):
+        if results[place] is not None:
+            continue
         known = found.get((act.program.id, act.member))
         if known is None:
             results[place] = NotFound(f"There is no member {act.member}.")
@@ -77,8 +87,7 @@ def perform(db: Mongo, acts: Sequence[Act], *, clock: Clock) -> list[Done | Prob
             results[place] = problem
             continue
         heads[member.number] = head
-        keys = tuple([key for key, _ in act.keys])
-        operations.append(Operation(act.program.id, member.number, keys, act.request, decide))
+        operations.append(Operation(act.program.id, member.number, *_asked(act), decide))
         places.append(place)
     try:
         outcomes = ledger.append(db.ledger, operations, clock=clock, heads=heads)
@@ -107,9 +116,8 @@ def rehearse(db: Mongo, act: Act, *, clock: Clock) -> Done:
     if known is None and not (act.enrols and act.program.auto_enrol):
         raise NotFound(f"There is no member {act.member}.")
     member, head = known or (_unknown_customer(act, clock()), Head.empty(0))
-    keys = tuple([key for key, _ in act.keys])
-    operation = Operation(act.program.id, member.number, keys, act.request, act.decide(member))
-    before = ledger.find_done(db.ledger, {0: operation})
+    operation = Operation(act.program.id, member.number, *_asked(act), act.decide(member))
+    before = ledger.find_done(db.ledger, {0: _asked(act)})
     if before:
         result = _result(act, before[0])
         if isinstance(result, Problem):
@@ -140,6 +148,10 @@ def _find_members(
                 for name, member in members.auto_enrol(db, program.id, missing, clock()).items():
                     found[program.id, name] = (member, Head.empty(member.number))
     return found
+
+
+def _asked(act: Act) -> tuple[tuple[bytes, ...], bytes]:
+    return tuple([key for key, _ in act.keys]), act.request
 
 
 def _unknown_customer(act: Act, now: datetime) -> Member:
