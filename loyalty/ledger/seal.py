@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, islice
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -29,6 +30,7 @@ MOST_ENTRIES = 100_000
 """Entries in one seal: its list of them stays far below the 16 MB of a document."""
 
 _GENESIS = bytes(32)
+_BATCH = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +91,17 @@ class Sealer:
         return seal
 
     def _new_entries(self, sealed: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
-        """Number and hash of what is not sealed. The projection says cheaply which chains have grown."""
-        taken = 0
-        for wallet in self.db.wallets.find({}, {"sequence": 1}):
-            member, known = wallet["_id"], sealed.get(wallet["_id"], 0)
-            if wallet["sequence"] <= known:
-                continue
-            chain = {
-                "_id": {
-                    "$gt": member << SEQUENCE_BITS | known,
-                    "$lte": member << SEQUENCE_BITS | wallet["sequence"],
-                }
-            }
-            for entry in self.db.ledger.find(chain, {"hash": 1}, sort=[("_id", 1)], limit=MOST_ENTRIES - taken):
-                taken += 1
+        """Number and hash of what is not sealed. The projection says cheaply which chains have grown, and how far."""
+        grown = (
+            range(wallet["_id"] << SEQUENCE_BITS | known + 1, (wallet["_id"] << SEQUENCE_BITS | wallet["sequence"]) + 1)
+            for wallet in self.db.wallets.find({}, {"sequence": 1})
+            if wallet["sequence"] > (known := sealed.get(wallet["_id"], 0))
+        )
+        numbers = islice(chain.from_iterable(grown), MOST_ENTRIES)
+        while batch := list(islice(numbers, _BATCH)):
+            found = self.db.ledger.find({"_id": {"$in": batch}}, {"hash": 1}, sort=[("_id", 1)])
+            for entry in found:
                 yield entry["_id"], bytes(entry["hash"])
-            if taken == MOST_ENTRIES:
-                return
 
 
 def seal_hash(seal: Mapping[str, Any]) -> bytes:
