@@ -66,10 +66,11 @@ primary:
 """
 
 AUTHENTICATION_FAILED = 18
+UNAUTHORIZED = 13
 
 
-class Waiting(Exception):
-    """The set did not get where it should in time."""
+class Refused(Exception):
+    """The set is not where it should be; the message says what to do."""
 
 
 def connect(params: dict[str, Any], *, as_admin: bool = False) -> Any:
@@ -93,7 +94,7 @@ def hello(client: Any, deadline: float) -> dict[str, Any]:
             return answer
         except ConnectionFailure as error:
             if time.monotonic() > deadline:
-                raise Waiting(f"mongod does not answer: {error}. Look at: journalctl -u mongod") from error
+                raise Refused(f"mongod does not answer: {error}. Look at: journalctl -u mongod") from error
             time.sleep(0.2)
 
 
@@ -103,7 +104,7 @@ def wait_for_primary(client: Any, deadline: float) -> str:
         if answer.get("primary"):
             return str(answer["primary"])
         if time.monotonic() > deadline:
-            raise Waiting(
+            raise Refused(
                 "No primary was elected. A majority of the members must run and reach each other: "
                 "journalctl -u mongod on each, and the names in /etc/hosts."
             )
@@ -113,6 +114,17 @@ def wait_for_primary(client: Any, deadline: float) -> str:
 def initiated(client: Any) -> bool:
     """A member of a set names it in `hello`; before, it only says that it would like to be one."""
     return "setName" in client.admin.command("hello")
+
+
+def has_users(client: Any) -> bool:
+    """While there is no user, the localhost exception lets anyone on the host ask for the status."""
+    try:
+        client.admin.command("replSetGetStatus")
+    except OperationFailure as error:
+        if error.code == UNAUTHORIZED:
+            return True
+        raise
+    return False
 
 
 def configuration(params: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +151,7 @@ def main() -> None:
     params["settings"] = {name: int(value) for name, value in params["settings"].items()}
     try:
         module.exit_json(**ensure(params, check_mode=module.check_mode))
-    except (Waiting, ConnectionFailure, OperationFailure) as error:
+    except (Refused, ConnectionFailure, OperationFailure) as error:
         module.fail_json(msg=str(error))
 
 
@@ -158,9 +170,14 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     try:
         found = admin.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:
-        if error.code == AUTHENTICATION_FAILED:
-            return {"changed": False, "administered": False, "primary": primary}
-        raise
+        if error.code != AUTHENTICATION_FAILED:
+            raise
+        if has_users(client):
+            raise Refused(
+                "The database has users, but its administrator has another password than the site's vault: this server "
+                "was set up with another site folder. Restore that folder (site_directory) from its backup."
+            ) from error
+        return {"changed": False, "administered": False, "primary": primary}
     before = {name: found.get("settings", {}).get(name) for name in params["settings"]}
     result = {
         "changed": before != params["settings"],

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -12,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -57,9 +57,15 @@ options:
     type: list
     elements: str
     default: []
-  fetches_packages:
-    description: Whether the distribution's package sources must be reachable.
-    type: bool
+  programs:
+    description: Programs that the installation brings. If one is missing, sources of packages must be reachable.
+    type: list
+    elements: str
+    required: true
+  admin_networks:
+    description: Networks that will be allowed to use SSH.
+    type: list
+    elements: str
     required: true
 author: loyalty
 """
@@ -131,7 +137,7 @@ def clock(params: dict[str, Any]) -> Iterator[Problem]:
 
 
 def ports(params: dict[str, Any]) -> Iterator[Problem]:
-    listening = {port: inode for port, inode in _listening()}
+    listening = dict(_listening())
     wanted = {int(port): holder for port, holder in params["ports"].items()}
     taken = {port: inode for port, inode in listening.items() if port in wanted}
     holders = _holders(set(taken.values())) if taken else {}
@@ -169,8 +175,36 @@ def _holders(inodes: set[str]) -> dict[str, str]:
     return found
 
 
+def way_in(params: dict[str, Any]) -> Iterator[Problem]:
+    """The firewall must not cut off whoever sets it up."""
+    client = _ssh_client()
+    if client and not any(ip_address(client) in ip_network(network) for network in params["admin_networks"]):
+        yield problem(
+            "way in",
+            f"you are connected from {client}",
+            f"site_admin_networks would lock you out: add {client}, or its network, to it.",
+        )
+
+
+def _ssh_client() -> str:
+    """The address that this very session came from; sudo hides it from us, but not from its own parents."""
+    process = os.getpid()
+    while process > 1:
+        try:
+            environment = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
+            status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+        except OSError:
+            return ""
+        for variable in environment:
+            if variable.startswith(b"SSH_CONNECTION="):
+                return variable.split(b"=", 1)[1].decode().split(" ")[0].split("%")[0]
+        process = int(status.rpartition(")")[2].split()[1])
+    return ""
+
+
 def sources(params: dict[str, Any]) -> Iterator[Problem]:
-    if not params["fetches_packages"]:
+    places = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    if all(shutil.which(program, path=places) for program in params["programs"]):
         return
     settings = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=False).stdout
     proxy = re.search(r'^Acquire::https?::Proxy "(.+)";', settings, re.MULTILINE)
@@ -211,13 +245,14 @@ def main() -> None:
             "clock_skew_seconds": {"type": "float", "required": True},
             "ports": {"type": "dict", "required": True},
             "sources": {"type": "list", "elements": "str", "default": []},
-            "fetches_packages": {"type": "bool", "required": True},
+            "programs": {"type": "list", "elements": "str", "required": True},
+            "admin_networks": {"type": "list", "elements": "str", "required": True},
         },
         supports_check_mode=True,
     )
-    checks = (system, resources, clock, ports, sources)
+    checks = (system, resources, clock, ports, way_in, sources)
     found = [item for check in checks for item in check(module.params)]
-    module.exit_json(changed=False, problems=json.loads(json.dumps(found)))
+    module.exit_json(changed=False, problems=found)
 
 
 if __name__ == "__main__":

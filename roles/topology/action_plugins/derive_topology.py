@@ -39,7 +39,7 @@ def derive(
     ports: Mapping[str, int],
     admin_networks: list[str],
 ) -> dict[str, Any]:
-    """The topology of `hosts` ({name: {"address", "ssh_port", "ssh_client"}}) in `groups`.
+    """The topology of `hosts` ({name: {"address", "ssh_port"}}) in `groups`.
 
     Returns hosts, edges, mongodb, redis and `problems`: what cannot work, each with the reason and the way out.
     """
@@ -83,22 +83,16 @@ def derive(
     networks = _networks(admin_networks, problems)
     if not networks:
         problems.append("site_admin_networks is empty: nobody could use SSH. Name at least one network.")
-    for name, facts in hosts.items():
-        client = str(facts.get("ssh_client") or "")
-        if client and networks and not _contains(networks, client):
-            problems.append(
-                f"site_admin_networks would lock you out of '{name}': you are connected from {client}, which is in "
-                f"none of {', '.join(networks)}. Add {client} or its network."
-            )
 
     # A name leads to the loopback address where nobody else needs it, so that nothing has to listen on the network.
-    reached = {edge["to"] for edge in edges if edge["from"] in hosts}
+    reached = {(edge["to"], edge["service"]) for edge in edges if edge["from"] in hosts}
+    visited = {name for name, _ in reached}
     described = {}
     for name in hosts:
         weights = {s: MEMORY_WEIGHTS[s] for s in services[name] if s in MEMORY_WEIGHTS}
         described[name] = {
             "address": addresses[name],
-            "name_address": addresses[name] if name in reached else LOOPBACK,
+            "name_address": addresses[name] if name in visited else LOOPBACK,
             "services": services[name],
             "inbound": [
                 {**edge, "sources": _sources(edge["from"], addresses, networks)} for edge in edges if edge["to"] == name
@@ -106,10 +100,9 @@ def derive(
             "memory_share": {s: round(w / sum(weights.values()), 3) for s, w in weights.items()},
             # Listen addresses of the services that only edges of the topology may reach.
             "bind": {
-                s: [LOOPBACK] + ([addresses[name]] if any(e["to"] == name and e["service"] == s and e["from"] in hosts
-                                                          for e in edges) else [])
-                for s in ("mongodb", "redis")
-                if s in services[name]
+                service: [LOOPBACK, *([addresses[name]] if (name, service) in reached else [])]
+                for service in ("mongodb", "redis")
+                if service in services[name]
             },
         }
 
@@ -207,11 +200,6 @@ def _sources(origin: str, addresses: Mapping[str, str], admin_networks: list[str
     return admin_networks if origin == "admin" else [addresses[origin]]
 
 
-def _contains(networks: list[str], address: str) -> bool:
-    candidate = ipaddress.ip_address(address.split("%")[0])
-    return any(candidate in ipaddress.ip_network(network) for network in networks)
-
-
 def _address(host: Mapping[str, Any]) -> str:
     """Where other hosts reach this one: as told, else where Ansible reaches it, else its default address."""
     default = (host.get("ansible_facts") or {}).get("default_ipv4") or {}
@@ -236,12 +224,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         hosts = {}
         for name in groups.get("loyalty", []):
             host = variables["hostvars"][name]
-            environment = (host.get("ansible_facts") or {}).get("env") or {}
-            hosts[name] = {
-                "address": _address(host),
-                "ssh_port": host.get("ansible_port"),
-                "ssh_client": str(environment.get("SSH_CONNECTION", "")).split(" ")[0],
-            }
+            hosts[name] = {"address": _address(host), "ssh_port": host.get("ansible_port")}
         ports = {name: int(port) for name, port in self._task.args["ports"].items()}
         result["topology"] = derive(hosts, groups, ports, list(self._task.args["admin_networks"]))
         result["changed"] = False
