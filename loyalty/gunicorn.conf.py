@@ -7,7 +7,6 @@ loaded once before the fork. Nothing here may touch the database: clients are ma
 from __future__ import annotations
 
 import gc
-import gc
 import os
 from typing import Any
 
@@ -46,17 +45,6 @@ def when_ready(server: Any) -> None:
 def post_fork(server: Any, worker: Any) -> None:
     """Look for cycles less often: a batch makes hundreds of thousands of objects, all freed by their counts alone."""
     gc.set_threshold(50_000, 20, 50)
-
-
-def when_ready(server: Any) -> None:
-    """Before the first fork: what is loaded now stays for good, so the collector need not look at it again.
-
-    With its usual thresholds the collector took a quarter of the processor time of a batch of events; almost nothing
-    here is garbage in cycles. Left alone, its marks would also undo the sharing of memory between the processes.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 def child_exit(server: Any, worker: Any) -> None:
