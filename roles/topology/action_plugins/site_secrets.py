@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ansible.errors import AnsibleError
 from ansible.parsing.vault import AnsibleVaultError, VaultLib, VaultSecret
 from ansible.plugins.action import ActionBase
 
@@ -36,7 +35,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """`site_secrets: {directory: ..., wanted: {vault_x: password}}` returns `secrets`, `generated` (names only)."""
+    """`site_secrets: {directory: ..., wanted: {vault_x: password}}` returns `secrets`, `generated` or `refused`."""
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset({"directory", "wanted"})
@@ -45,22 +44,35 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         result: dict[str, Any] = super().run(tmp, task_vars)
         directory = Path(str(self._task.args["directory"]))
         wanted = {str(name): str(kind) for name, kind in self._task.args["wanted"].items()}
-        if self._task.check_mode:
-            known = _read(directory)
-            missing = _generate(wanted, known)
-        else:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _locked(directory):
-                known = _read(directory)
-                missing = _generate(wanted, known)
-                if missing:
-                    _write(directory, known | missing)
+        try:
+            known, missing = _fill(directory, wanted, write=not self._task.check_mode)
+        except Refused as refusal:
+            # Not a failure yet: the caller hides this task's output, and the operator must see the reason.
+            return result | {"changed": False, "refused": str(refusal)}
         return result | {
             "changed": bool(missing),
             "generated": sorted(missing),
             "secrets": known | missing,
             "_ansible_no_log": True,
         }
+
+
+class Refused(Exception):
+    """The vault cannot be used; the message says why and what to do."""
+
+
+def _fill(directory: Path, wanted: dict[str, str], *, write: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """What the vault has, and what had to be generated."""
+    if not write:
+        known = _read(directory)
+        return known, _generate(wanted, known)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(directory):
+        known = _read(directory)
+        missing = _generate(wanted, known)
+        if missing:
+            _write(directory, known | missing)
+    return known, missing
 
 
 def _generate(wanted: dict[str, str], known: dict[str, str]) -> dict[str, str]:
@@ -73,7 +85,7 @@ def _read(directory: Path) -> dict[str, str]:
         return {}
     password_file = directory / ".vault_password"
     if not password_file.exists():
-        raise AnsibleError(
+        raise Refused(
             f"{vault} is there but its password file {password_file} is not. Restore the password file from your "
             "backup of the site folder. If it is lost for good, the site's secrets are lost with it: restore the "
             "site from a backup into a new site folder."
@@ -81,7 +93,7 @@ def _read(directory: Path) -> dict[str, str]:
     try:
         text = _library(password_file).decrypt(vault.read_bytes())
     except AnsibleVaultError as error:
-        raise AnsibleError(
+        raise Refused(
             f"{vault} cannot be opened with the password in {password_file}. The two belong together: restore both "
             "from the same backup of the site folder."
         ) from error
