@@ -43,7 +43,7 @@ class TestKeys:
 
     @pytest.mark.parametrize("value", ["Basic Zm9v", "Bearer", "Bearer lk_short", "lk_" + "a" * 43, "Bearer \u00e9"])
     def test_no_proper_key(self, application: Application, value: str) -> None:
-        headers = {"Authorization": value.encode()}
+        headers = {b"Authorization": value.encode()}
         problem(httpx.get(f"{application.url}/v1/programs", headers=headers), 401, "unauthenticated")
 
     def test_an_unknown_key(self, application: Application) -> None:

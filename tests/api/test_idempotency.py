@@ -77,7 +77,7 @@ def test_a_defect_does_not_use_the_key_up(api: httpx.Client) -> None:
 
 @pytest.mark.parametrize("value", ["", "x" * 256, "a b", "\u00e9"])
 def test_keys_that_are_none(api: httpx.Client, value: str) -> None:
-    headers = {"Idempotency-Key": value.encode()}
+    headers = {b"Idempotency-Key": value.encode()}
     problem(api.post("/v1/members", json={"external_id": "1"}, headers=headers), 400, "invalid_idempotency_key")
 
 

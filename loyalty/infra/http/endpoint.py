@@ -33,7 +33,7 @@ from loyalty.infra.http import body as bodies
 from loyalty.infra.http import problems as refusals
 from loyalty.infra.http.context import ESCAPED_SLASH, Caller, Context
 from loyalty.infra.http.idempotency import fingerprint, once
-from loyalty.infra.http.model import Query
+from loyalty.infra.http.model import PageQuery, Query
 from loyalty.infra.http.reply import Reply, encode, render
 from loyalty.infra.problems import IdempotencyConflict, Problem, Unavailable, ValidationFailed
 from loyalty.infra.services import Services
@@ -136,6 +136,7 @@ class Api(APIBlueprint):
                 *(_AUTHENTICATED if scope else ()),
                 *(_WITH_BODY if has_body else ()),
                 *((ValidationFailed,) if has_body or query else ()),
+                *((refusals.InvalidCursor,) if query and issubclass(query, PageQuery) else ()),
                 *((refusals.PreconditionFailed,) if if_match else ()),
                 *((refusals.PreconditionRequired,) if if_match == "required" else ()),
                 *(_IDEMPOTENT if idempotent or idempotency_header else ()),
