@@ -22,6 +22,8 @@ backlog = 1024
 keepalive = 30
 timeout = 60
 graceful_timeout = 20
+# As long as nginx takes them, so that it is nginx who refuses a longer one, with a problem document.
+limit_request_line = 8190
 # A worker is replaced now and then, each at its own time: what leaks in a C library does not grow for ever.
 max_requests = 200_000
 max_requests_jitter = 20_000
