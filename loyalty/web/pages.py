@@ -69,8 +69,6 @@ def make_pages(app: APIFlask, apis: tuple[Api, ...]) -> APIBlueprint:
     @pages.after_request
     def protect(response: Response) -> Response:
         response.headers.setdefault("Content-Security-Policy", _CONTENT_SECURITY_POLICY)
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("Cache-Control", "no-cache")
         return response
 
