@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import threading
@@ -27,12 +26,10 @@ from loyalty.jobs.model import PeriodicJob, Work
 from loyalty.jobs.sealing import SealEveryMinute, seal_key, write_daily_files
 from loyalty.jobs.service import list_jobs
 from loyalty.jobs.worker import Worker
-from loyalty.ledger.append import Operation, append
-from loyalty.ledger.entry import Draft
 from loyalty.ledger.projection import rebuild, wallet_document
-from loyalty.ledger.state import State, credit
 from loyalty.ledger.verify import verify
 from loyalty.status import points_available
+from tests.integration.jobs.ledger import earn
 from tests.servers import wait_until
 
 MIDNIGHT = datetime(2026, 2, 2, tzinfo=timezone.utc)
@@ -47,20 +44,6 @@ def work(database: Mongo, mongo_uri: str, tmp_path: Path) -> Work:
     lease = Lease(database, "jobs", node="box1", seconds=600)
     assert lease.acquire()
     return Work(database, settings, system_clock, Turn(lease, lease.term))
-
-
-def earn(db: Mongo, members: range, *, points: int = 10, at: datetime | None = None) -> None:
-    """One entry for each member."""
-
-    def decide(state: State, sequence: int, now: datetime) -> Draft:
-        return Draft("earn", now, credit(state, "points", points, source="issuance", sequence=sequence), {})
-
-    clock = system_clock if at is None else lambda: at
-    operations = [
-        Operation("bakery", member, (hashlib.sha256(f"{time.time_ns()}{member}".encode()).digest()[:16],), b"r", decide)
-        for member in members
-    ]
-    assert {outcome.status for outcome in append(db.ledger, operations, clock=clock)} == {"applied"}
 
 
 def wallets(db: Mongo) -> list[dict[str, Any]]:
