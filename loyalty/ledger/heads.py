@@ -55,8 +55,17 @@ def read_heads(ledger: Collection[Document], members: Iterable[int]) -> dict[int
     numbers = list(members)
     if len(numbers) == 1:
         return {numbers[0]: read_head(ledger, numbers[0])}
-    stages = [{"$documents": [{"_id": number} for number in numbers]}, *head_lookup()]
-    return {found["_id"]: head_of(found["_id"], found) for found in ledger.database.aggregate(stages)}
+    # `$documents` would be shorter, but needs rights that the application's user does not have. Here any one entry is
+    # turned into the members asked for; when there is none, every chain is empty.
+    stages: list[Document] = [
+        {"$limit": 1},
+        {"$project": {"_id": {"$literal": numbers}}},
+        {"$unwind": "$_id"},
+        *head_lookup(),
+    ]
+    heads = {number: Head.empty(number) for number in numbers}
+    heads.update((found["_id"], head_of(found["_id"], found)) for found in ledger.aggregate(stages))
+    return heads
 
 
 def read_entry(ledger: Collection[Document], number: int) -> Document | None:

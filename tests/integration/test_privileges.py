@@ -23,6 +23,7 @@ from loyalty.auth import service as auth
 from loyalty.auth.model import ALL_SCOPES
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import connect
+from loyalty.ledger.heads import read_heads
 from loyalty.migrations import migrate
 from loyalty.ops import demo
 from loyalty.programs import service as programs
@@ -149,6 +150,17 @@ def test_the_application_works_with_the_rights_that_it_gets(site: Application, k
         assert api.get("/v1/members/ext:1/balance").json()["wallets"]["points"]["available"] == 50 + 18 - 10 + 5
         assert len(api.get("/v1/members/ext:1/entries").json()["data"]) == 21
         assert api.get("/readyz").status_code == 200
+
+
+def test_the_application_reads_the_ends_of_many_chains(site: Application, key: str, guarded: GuardedMongod) -> None:
+    """What a lost race makes it do, which a quiet test would not."""
+    db = connect(guarded.uri_of("app"), "loyalty", serves_requests=False)
+    try:
+        heads = read_heads(db.ledger, [1, 2, 999])
+        assert set(heads) == {1, 2, 999}
+        assert heads[999].sequence == 0
+    finally:
+        db.client.close()
 
 
 @pytest.mark.parametrize("collection", ["ledger", "seals"])
