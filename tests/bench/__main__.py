@@ -165,7 +165,7 @@ def _cases(site: Site, api: Entrance, connections: int, seconds: int) -> list[Ca
             seconds=seconds,
         )
 
-    entry = site.an_entry()
+    entry = site.seed_baseline()
     return [
         Case("one event", 0.6, "app", single(api, "/v1/events"), single(site.baseline, "/insert")),
         Case(

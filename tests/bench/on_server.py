@@ -2,8 +2,8 @@
 
 The baseline is a third colour of the unit template: the same sandbox, gunicorn configuration, number of processes and
 threads, and the same NGINX in front, under a host name of its own. It gets a database user of its own for as long as it
-is there. Usage: `python on_server.py prepare|remove|entry`, for `prepare` and `entry` with the administrator's password
-of MongoDB in standard input.
+is there. Usage: `python on_server.py prepare|seed|remove`, the first two with the administrator's password of MongoDB
+in standard input.
 """
 
 from __future__ import annotations
@@ -55,13 +55,25 @@ def main() -> None:
     verb = sys.argv[1]
     if verb == "prepare":
         prepare(uri_of("admin", sys.stdin.read()))
-    elif verb == "entry":
+    elif verb == "seed":
         with MongoClient[dict[str, Any]](uri_of("admin", sys.stdin.read())) as client:
-            print(json_util.dumps(client.loyalty.ledger.find_one({"kind": "earn"})))
+            print(json_util.dumps(seed(client)))
     elif verb == "remove":
         remove()
     else:
-        sys.exit(f"unknown verb {verb!r}: prepare, remove or entry")
+        sys.exit(f"unknown verb {verb!r}: prepare, seed or remove")
+
+
+def seed(client: MongoClient[dict[str, Any]]) -> dict[str, Any]:
+    """Give the baseline something to find: what a balance is read from, for each member. Returns one ledger entry."""
+    entry = client.loyalty.ledger.find_one({"kind": "earn"})
+    if entry is None:
+        sys.exit("the ledger is empty; record events first")
+    like = {"state": entry["state"], "recorded_at": entry["recorded_at"]}
+    members = [{**like, "_id": f"{number:05d}"} for number in range(1, MEMBERS + 1)]
+    client[DATABASE].members.drop()
+    client[DATABASE].members.insert_many(members, ordered=False)
+    return entry
 
 
 def uri_of(user: str, password: str) -> str:
@@ -81,13 +93,11 @@ def prepare(admin_uri: str) -> None:
     with MongoClient[dict[str, Any]](admin_uri) as client:
         role = {"role": "readWrite", "db": DATABASE}
         client.admin.command("createUser", "bench", pwd=password, roles=[role])
-        # Like what a balance is read from: the size of a ledger entry.
-        entry = client.loyalty.ledger.find_one({"kind": "earn"}, {"_id": 0, "keys": 0, "hash": 0, "prev": 0}) or {}
-        members = [{**entry, "_id": f"{number:05d}"} for number in range(1, MEMBERS + 1)]
-        client[DATABASE].members.insert_many(members, ordered=False)
     shutil.copytree(HERE / "app", RELEASE / "app")
     current = Path("/opt/loyalty/current").resolve()
     shutil.copy(current / "app" / "loyalty" / "gunicorn.conf.py", RELEASE / "app" / "loyalty")
+    # The files came over SSH, under a hardened root's umask.
+    subprocess.run(["chmod", "--recursive", "u=rwX,go=rX", str(RELEASE)], check=True)
     (RELEASE / "venv").symlink_to(current / "venv")
     ENVIRONMENT.touch(mode=0o600)
     ENVIRONMENT.write_text(f'BENCH_MONGO_URI="{uri_of("bench", password)}"\n')

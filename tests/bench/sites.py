@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import httpx
 from bson import json_util
 
+from loyalty.ops.errors import Failure
+from tests.bench.on_server import seed
 from tests.bench.usage import Usage, usage
 from tests.lab_site import LabSite
 from tests.servers import Application, Mongod, Redis, new_program
@@ -50,8 +52,8 @@ class Site(Protocol):
     def raw_insert_many(self, *, seconds: int, size: int, like: Mapping[str, Any]) -> float:
         """Documents a second through the bare driver, next to the database."""
 
-    def an_entry(self) -> Mapping[str, Any]:
-        """One ledger entry, as a model for `raw_insert_many`."""
+    def seed_baseline(self) -> Mapping[str, Any]:
+        """Give the baseline members to find; returns one ledger entry, as a model for `raw_insert_many`."""
 
 
 class _LocalBaseline(Application):
@@ -109,11 +111,9 @@ class LocalSite:
         result = json.loads(done.stdout)
         return float(result["documents"] / result["seconds"])
 
-    def an_entry(self) -> Mapping[str, Any]:
+    def seed_baseline(self) -> Mapping[str, Any]:
         with self._mongod.connect() as client:
-            entry = client.loyalty.ledger.find_one({"kind": "earn"})
-        assert entry is not None
-        return entry
+            return seed(client)
 
 
 class InstalledSite:
@@ -127,7 +127,11 @@ class InstalledSite:
         self.verify = self._site.verify
         self.api = Entrance(self._site.url, {"Authorization": f"Bearer {self._site.api_key}"})
         self.baseline = Entrance(f"https://{self._site.address}", {"Host": "bench.invalid"})
-        self._place_baseline()
+        try:
+            self._place_baseline()
+        except Failure:
+            self.close()
+            raise
 
     def close(self) -> None:
         self._python("on_server.py", "remove")
@@ -152,12 +156,12 @@ class InstalledSite:
         result = json.loads(self._site.run([script], input_text=json_util.dumps(like)))
         return float(result["documents"] / result["seconds"])
 
-    def an_entry(self) -> Mapping[str, Any]:
-        entry: Mapping[str, Any] = json_util.loads(self._python("on_server.py", "entry", input_text=self._admin()))
+    def seed_baseline(self) -> Mapping[str, Any]:
+        entry: Mapping[str, Any] = json_util.loads(self._python("on_server.py", "seed", input_text=self._admin()))
         return entry
 
     def _place_baseline(self) -> None:
-        self._site.run(["mkdir", "-p", "-m", "700", f"{self._FOLDER}/app/loyalty"])
+        self._site.run(["mkdir", "-p", f"{self._FOLDER}/app/loyalty"])
         self._site.run(["touch", f"{self._FOLDER}/app/loyalty/__init__.py"])
         self._send("baseline.py", "app/loyalty/app.py")
         for name in ("on_server.py", "raw.py", "usage.py"):
