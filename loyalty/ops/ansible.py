@@ -43,14 +43,13 @@ class Progress:
             else:
                 self.task = name
                 self.tasks += 1
-        elif line.startswith(("fatal: [", "failed: [", "[ERROR]: Task failed")):
-            if not self._in_failure:
-                self.failure = [f"TASK [{self.task}]"]
+        elif line.startswith(("fatal: [", "failed: [")):
+            # Newer versions report a failed task twice; this second time names the host and is complete.
+            self.failure = [f"TASK [{self.task}]", line]
             self._in_failure = True
-            self.failure.append(line)
-        elif line.startswith(("ERROR!", "[ERROR]")):
+        elif line.startswith(("[ERROR]", "ERROR!")):
+            self.failure = [line]
             self._in_failure = True
-            self.failure.append(line)
         elif totals := _TOTALS.match(line):
             self._in_failure = False
             self.changed[totals[1]] = int(totals[3])
