@@ -98,8 +98,12 @@ def chosen(names: Sequence[str]) -> list[Section]:
 
 def missing_packages(sections: Sequence[Section]) -> list[str]:
     """Return the system packages that the sections need and this machine lacks."""
-    needs_servers = any(section.name in ("integration", "api", "faults") for section in sections)
-    return ["redis-server"] if needs_servers and not shutil.which("redis-server") else []
+    names = {section.name for section in sections}
+    needed = {
+        "redis-server": names & {"integration", "api", "faults"},
+        "chromium": names & {"api"},
+    }
+    return [package for package, needed_by in needed.items() if needed_by and not shutil.which(package)]
 
 
 def run_sections(sections: Sequence[Section], *, verbose: bool) -> list[Result]:

@@ -139,7 +139,7 @@ function curl(method, path, operation, key) {
     const example = parameter && (parameter.schema.examples || [])[0];
     return example === undefined ? name : encodeURIComponent(example).replace(/%3A/g, ":");
   });
-  const lines = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${quoted(api.servers[0].url + filled)}`];
+  const lines = [`curl ${method === "get" ? "" : `-X ${method.toUpperCase()} `}${quoted(window.location.origin + filled)}`];
   if (operation.security.length) lines.push(`-H ${quoted(`Authorization: Bearer ${key || "lk_…"}`)}`);
   if (operation.parameters.some((one) => one.name === "If-Match")) lines.push(`-H ${quoted('If-Match: "v1"')}`);
   const content = operation.requestBody && operation.requestBody.content;
