@@ -47,12 +47,16 @@ class ValidationFailed(Problem):
 
 
 class NotFound(Problem):
+    """Nothing of this name exists in the key's program. `detail` says what was looked for, and how to name it."""
+
     code = "not_found"
     status = 404
     title = "There is no such resource"
 
 
 class IdempotencyConflict(Problem):
+    """A key stands for one request, for ever. This one has another body or path; nothing happened. Use a new key."""
+
     code = "idempotency_conflict"
     status = 409
     title = "The Idempotency-Key was used with another request"

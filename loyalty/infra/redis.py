@@ -11,7 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import redis
 import structlog
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 CONNECT_SECONDS = 0.2
 ANSWER_SECONDS = 0.2
@@ -37,8 +40,6 @@ class RedisLink:
         """`call(client)`, or None when Redis is not configured, resting after a failure, or failing now."""
         if not self.configured or time.monotonic() < self._closed_until:
             return None
-        import redis
-
         try:
             result = call(self._connected())
         except (redis.RedisError, OSError) as error:
@@ -60,8 +61,6 @@ class RedisLink:
 
     def listen(self, channel: str) -> Iterator[bytes]:
         """Messages of a channel, for a daemon thread of its own; reconnects for ever."""
-        import redis
-
         while True:
             try:
                 subscription = self._connected().pubsub(ignore_subscribe_messages=True)
@@ -80,10 +79,6 @@ class RedisLink:
             with self._lock:
                 client = self._client
                 if client is None:
-                    import redis
-                    from redis.backoff import NoBackoff
-                    from redis.retry import Retry
-
                     client = redis.Redis.from_url(
                         self._url or "",
                         socket_connect_timeout=CONNECT_SECONDS,

@@ -14,11 +14,11 @@ from hashlib import sha256
 from bson.binary import Binary
 from flask import Response
 from pymongo import IndexModel
-from pymongo.errors import DuplicateKeyError
+from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from loyalty.infra.clock import Clock
 from loyalty.infra.http.problems import RequestInProgress
-from loyalty.infra.http.render import problem_response
+from loyalty.infra.http.render import database_is_away, problem_response
 from loyalty.infra.mongo import Mongo
 from loyalty.infra.problems import IdempotencyConflict, Problem
 
@@ -82,6 +82,10 @@ def once(
             raise
         response = problem_response(problem)
         body = response.get_data()
+    except PyMongoError as error:
+        if not database_is_away(error):
+            records.delete_one({"_id": record_id, "started_at": now})
+        raise  # else nobody knows what was done; the record stays until it may be taken over
     except BaseException:
         records.delete_one({"_id": record_id, "started_at": now})
         raise

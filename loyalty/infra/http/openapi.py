@@ -181,8 +181,8 @@ def _answers(endpoint: Endpoint, references: References) -> Json:
     if endpoint.idempotent:
         headers.append("Idempotent-Replayed")
     answers: Json = {}
-    purpose = cleandoc(endpoint.view.__doc__ or "").splitlines()[0]
-    for status, description in {endpoint.status: f"{purpose}: done.", **endpoint.answers}.items():
+    meaning = cleandoc((model or endpoint.view).__doc__ or "").splitlines()[0]
+    for status, description in {endpoint.status: meaning, **endpoint.answers}.items():
         answer: Json = {"description": description, "headers": {name: _header(name) for name in headers}}
         if model is not None:
             answer["content"] = {JSON: {"schema": references[model, "serialization"]}}
