@@ -55,7 +55,7 @@ class NotFound(Problem):
 
 
 class IdempotencyConflict(Problem):
-    """A key stands for one request, for ever. This one has another body or path; nothing happened. Use a new key."""
+    """A key stands for one request. This one has another body or path; nothing happened. Use a new key."""
 
     code = "idempotency_conflict"
     status = 409
