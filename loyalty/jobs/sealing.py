@@ -29,7 +29,9 @@ _DAY = timedelta(days=1)
 def seal_key(settings: Settings) -> Ed25519PrivateKey:
     """The installation's signing key. SettingsError where it is not at hand."""
     if settings.seal_key is None:
-        raise SettingsError("LOYALTY_SEAL_KEY is not set: the jobs and `loyalty ledger` need it to sign and check seals.")
+        raise SettingsError(
+            "LOYALTY_SEAL_KEY is not set: the jobs and `loyalty ledger` need it to sign and check seals."
+        )
     return Ed25519PrivateKey.from_private_bytes(base64.b64decode(settings.seal_key.get_secret_value()))
 
 

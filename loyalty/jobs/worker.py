@@ -22,7 +22,7 @@ from pymongo.errors import PyMongoError
 
 from loyalty.config import Settings
 from loyalty.infra.clock import Clock
-from loyalty.infra.mongo import Mongo
+from loyalty.infra.mongo import Mongo, connect
 from loyalty.jobs import records
 from loyalty.jobs.lease import Lease, LeaseLost, Turn, boot_seconds
 from loyalty.jobs.model import ContinuousJob, Job, PeriodicJob, Work
@@ -32,6 +32,7 @@ LEASE_SECONDS = 15.0
 RENEW_SECONDS = 3.0
 FIRST_RETRY_SECONDS = 2
 LONGEST_RETRY_SECONDS = 300
+LONGEST_PAUSE_OF_FOLLOWERS = timedelta(seconds=10)  # readers wait for what they follow
 END_SECONDS = 4.0  # what running jobs get to notice SIGTERM; the unit's TimeoutStopSec is longer
 STALLED_SECONDS = 45.0  # a continuous job that did not beat for so long is stuck: the watchdog is not fed
 
@@ -64,11 +65,16 @@ class Worker:
         renew_seconds: float = RENEW_SECONDS,
     ) -> None:
         self._db = db
+        # Lease and records go over a connection of their own, where every wait is short: jobs have scans that are not.
+        uri = settings.mongo_uri.get_secret_value()
+        self._control = connect(uri, db.name, serves_requests=True, pool=len(jobs) + 1)
         self._settings = settings
         self._clock = clock
         self._periodic = [job for job in jobs if isinstance(job, PeriodicJob)]
         self._continuous = [job for job in jobs if isinstance(job, ContinuousJob)]
-        self._lease = Lease(db, "jobs", node=settings.node_name, seconds=lease_seconds, patience_seconds=renew_seconds)
+        self._lease = Lease(
+            self._control, "jobs", node=settings.node_name, seconds=lease_seconds, patience_seconds=renew_seconds
+        )
         self._renew_seconds = renew_seconds
         self._stopping = threading.Event()
         self._failures: dict[str, int] = {}
@@ -127,6 +133,7 @@ class Worker:
             self._scheduler.modify_job(job.name, next_run_time=datetime.now(timezone.utc))
 
     def _end(self) -> None:
+        self._stopping.set()
         self._lease.revoke()
         self._scheduler.shutdown(wait=False)
         with self._running_changed:
@@ -140,6 +147,7 @@ class Worker:
             log.info("lease released", term=self._lease.term)
         except PyMongoError as error:
             log.warning("the lease could not be released; it expires by itself", error=str(error)[:300])
+        self._control.client.close()
 
     def _enter(self, name: str) -> bool:
         with self._running_changed:
@@ -153,8 +161,7 @@ class Worker:
             self._running.discard(name)
             self._running_changed.notify_all()
 
-    # -- periodic jobs
-    # ------------------------------------------------------------------------------------------
+    # periodic jobs
 
     def _tick(self, job: PeriodicJob) -> None:
         """Run the job for the present slot, unless it is done, or not ours to do."""
@@ -165,15 +172,15 @@ class Worker:
             self._run(job, turn)
         except LeaseLost:
             log.info("job gave way: the lease is over", job=job.name)
-        except Exception:
-            log.exception("job could not be recorded", job=job.name)
+        except Exception as failure:  # not of the job itself: of its record
+            _log_failure(job, failure)
             self._retry(job)
         finally:
             self._leave(job.name)
 
     def _run(self, job: PeriodicJob, turn: Turn) -> None:
         slot = job.slot(self._clock())
-        if not records.claim(self._db, job, slot=slot, now=self._clock(), turn=turn):
+        if not records.claim(self._control, job, slot=slot, now=self._clock(), turn=turn):
             return
         turn.check()
         error: str | None = None
@@ -184,10 +191,12 @@ class Worker:
         except LeaseLost:
             raise
         except Exception as failure:
-            log.exception("job failed", job=job.name)
+            _log_failure(job, failure)
             error = f"{type(failure).__name__}: {failure}"
             next_run_at = min(next_run_at, self._retry(job))
-        records.finish(self._db, job, slot=slot, now=self._clock(), turn=turn, error=error, next_run_at=next_run_at)
+        records.finish(
+            self._control, job, slot=slot, now=self._clock(), turn=turn, error=error, next_run_at=next_run_at
+        )
 
     def _retry(self, job: PeriodicJob) -> datetime:
         """Run a failed job again before its period is over, more and more patiently."""
@@ -201,8 +210,7 @@ class Worker:
         failures = self._failures[name] = self._failures.get(name, 0) + 1
         return timedelta(seconds=min(FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16), LONGEST_RETRY_SECONDS))
 
-    # -- continuous jobs
-    # ----------------------------------------------------------------------------------------
+    # continuous jobs
 
     def _follow(self, job: ContinuousJob) -> None:
         """Keep the job running whenever the lease is ours."""
@@ -218,8 +226,8 @@ class Worker:
             except LeaseLost:
                 log.info("job gave way: the lease is over", job=job.name)
             except Exception as failure:
-                pause = self._pause_after_failure(job.name)
-                log.exception("job failed", job=job.name, retry_in_seconds=pause.total_seconds())
+                pause = min(self._pause_after_failure(job.name), LONGEST_PAUSE_OF_FOLLOWERS)
+                _log_failure(job, failure)
                 self._note_stop(job, turn, f"{type(failure).__name__}: {failure}")
             finally:
                 self._leave(job.name)
@@ -229,7 +237,7 @@ class Worker:
                 self._beats[job.name] = boot_seconds()
 
     def _follow_once(self, job: ContinuousJob, turn: Turn) -> None:
-        records.begin_following(self._db, job, now=self._clock(), turn=turn)
+        records.begin_following(self._control, job, now=self._clock(), turn=turn)
         written = 0.0
         unwritten = 0
 
@@ -239,7 +247,7 @@ class Worker:
             self._beats[job.name] = boot_seconds()
             unwritten += items
             if boot_seconds() - written >= 2.0:
-                records.beat(self._db, job, now=self._clock(), turn=turn, lag=lag, items=unwritten)
+                records.beat(self._control, job, now=self._clock(), turn=turn, lag=lag, items=unwritten)
                 written, unwritten = boot_seconds(), 0
                 self._failures.pop(job.name, None)
 
@@ -247,9 +255,17 @@ class Worker:
 
     def _note_stop(self, job: ContinuousJob, turn: Turn, error: str) -> None:
         try:
-            records.stop_following(self._db, job, now=self._clock(), turn=turn, error=error)
+            records.stop_following(self._control, job, now=self._clock(), turn=turn, error=error)
         except PyMongoError:
             log.warning("the failure could not be recorded", job=job.name)
+
+
+def _log_failure(job: Job, failure: Exception) -> None:
+    """A database that is away is news, not a defect of ours: no traceback."""
+    if isinstance(failure, PyMongoError):
+        log.warning("job failed", job=job.name, error=f"{type(failure).__name__}: {str(failure)[:300]}")
+    else:
+        log.error("job failed", job=job.name, exc_info=failure)
 
 
 def run_until_signalled(worker: Worker) -> None:
