@@ -85,7 +85,8 @@ def _read_form(request: Request, incoming: Incoming) -> tuple[str | None, str | 
         return _Sink(incoming)  # type: ignore[return-value]
 
     try:
-        MultiPartParser(take, max_form_memory_size=_FORM_OVERHEAD, max_form_parts=20).parse(
+        # The limit on memory is the parser's own buffer too, which has to hold more than a chunk.
+        MultiPartParser(take, max_form_memory_size=8 * _CHUNK, buffer_size=_CHUNK, max_form_parts=20).parse(
             request.stream, boundary, request.content_length
         )
     except ValueError as error:

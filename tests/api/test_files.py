@@ -78,6 +78,15 @@ def test_a_form_brings_its_name(api: httpx.Client) -> None:
     assert httpx.get(made["download_url"]).headers["Content-Disposition"].startswith("inline")
 
 
+def test_a_form_of_many_megabytes_is_streamed(api: httpx.Client) -> None:
+    content = os.urandom(5_000_000)
+    answer = api.post("/v1/files", files={"file": ("large.bin", content)})
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["sha256"] == hashlib.sha256(content).hexdigest()
+    too_large = api.post("/v1/files", files={"file": ("large.bin", bytes(20 * 1024 * 1024 + 1))})
+    assert (too_large.status_code, too_large.json()["code"]) == (413, "payload_too_large")
+
+
 def test_a_form_needs_exactly_one_file(api: httpx.Client) -> None:
     two = api.post("/v1/files", files=[("a", ("a.txt", b"a")), ("b", ("b.txt", b"b"))])
     none = api.post("/v1/files", files={"note": (None, b"no file")})
