@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,6 +30,8 @@ from loyalty.rules.engine import CompiledRules, Line
 SKEW = timedelta(minutes=5)
 """How far ahead of ours a source's clock may be."""
 
+_ROUND = 1000
+
 Json = dict[str, Any]
 
 
@@ -56,19 +58,24 @@ def read(event: NewEvent, program: Program, *, now: datetime) -> Fact:
     return Fact(event, occurred_at, amount, request_digest(event.model_dump(mode="json", exclude_defaults=True)))
 
 
-def record_values(db: Mongo, program: Program, values: Sequence[Any], *, clock: Clock) -> list[Done | Problem]:
-    """Record a batch of JSON values, one result each, in order. What is no event is a refusal in its place."""
-    results: list[Done | Problem | None] = [None] * len(values)
+def record_values(db: Mongo, program: Program, values: Sequence[Any], *, clock: Clock) -> Iterator[Done | Problem]:
+    """Record a batch of JSON values, one result each, in order. What is no event is a refusal in its place.
+
+    They are recorded in rounds, each when the results of the one before have been taken, so that the entries of a large
+    batch are never in memory together.
+    """
     now, compiled = clock(), rules.current(db, program)
-    batch: dict[int, Act] = {}
-    for place, value in enumerate(values):
-        try:
-            batch[place] = act_of(program, read(_parse(value), program, now=now), compiled)
-        except Problem as problem:
-            results[place] = problem
-    for place, result in zip(batch, acts.perform(db, list(batch.values()), clock=clock), strict=True):
-        results[place] = result
-    return [result for result in results if result is not None]
+    for start in range(0, len(values), _ROUND):
+        results: dict[int, Done | Problem] = {}
+        acts_of: dict[int, Act] = {}
+        for place, value in enumerate(values[start : start + _ROUND]):
+            try:
+                acts_of[place] = act_of(program, read(_parse(value), program, now=now), compiled)
+            except Problem as problem:
+                results[place] = problem
+        results.update(zip(acts_of, acts.perform(db, list(acts_of.values()), clock=clock), strict=True))
+        for place in range(len(results)):
+            yield results[place]
 
 
 def _parse(value: Any) -> NewEvent:
