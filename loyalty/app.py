@@ -15,6 +15,7 @@ from loyalty.config import Settings, load_settings
 from loyalty.events import routes as events
 from loyalty.files import routes as files
 from loyalty.infra.clock import Clock, system_clock
+from loyalty.infra.http.direct import ShortWay
 from loyalty.infra.http.endpoint import EXTENSION, Api, Wiring
 from loyalty.infra.http.observe import Observed
 from loyalty.infra.http.openapi import document_api
@@ -73,7 +74,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = system_clock)
     install_error_handlers(app)
     register_api(app, settings)
     register_pages(app)
-    observe(app)
+    observe(app, settings)
     return app
 
 
@@ -97,6 +98,7 @@ def register_pages(app: APIFlask) -> None:
     app.register_blueprint(make_pages(app, APIS))
 
 
-def observe(app: APIFlask) -> None:
-    """Request ids, log lines and metrics around everything, errors included."""
-    app.wsgi_app = Observed(app.wsgi_app)  # type: ignore[method-assign]
+def observe(app: APIFlask, settings: Settings) -> None:
+    """Request ids, log lines and metrics around everything, errors included; inside, the short way of a few."""
+    short_way = ShortWay(app.wsgi_app, APIS, app.extensions[EXTENSION])
+    app.wsgi_app = Observed(short_way, logs_all=settings.log_level == "debug")  # type: ignore[method-assign]

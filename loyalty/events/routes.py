@@ -62,6 +62,7 @@ EXAMPLE = {
     problems=(NotFound, EventConflict, TooManyPoints),
     idempotency_header=True,
     example=EXAMPLE,
+    direct=True,
 )
 def record_event(context: Context, body: NewEvent) -> Reply[EventResult]:
     """Record an event

@@ -33,7 +33,7 @@ class EntryPage(Page[EntryOut]):
     """One page of a member's entries, newest first."""
 
 
-@api.get("/v1/members/<member>/balance", scope="ledger:read", problems=(NotFound,))
+@api.get("/v1/members/<member>/balance", scope="ledger:read", problems=(NotFound,), direct=True)
 def read_balance(context: Context, member: MemberPath, query: BalanceQuery) -> Reply[BalanceOut]:
     """Read a balance
 

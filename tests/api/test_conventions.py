@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -143,6 +144,38 @@ class TestProblems:
             assert f'id="{code}"' in catalogue
 
 
+class TestTheShortWay:
+    """`POST /v1/events` and the balance go around Flask; nobody may notice."""
+
+    def test_refusals(self, api: httpx.Client, application: Application) -> None:
+        problem(httpx.post(f"{application.url}/v1/events", json={}), 401, "unauthenticated")
+        problem(
+            api.post("/v1/events", content=b"{", headers={"Content-Type": "application/json"}), 400, "malformed_json"
+        )
+        problem(api.post("/v1/events", content=b"{}", headers={"Content-Type": "a/b"}), 415, "unsupported_media_type")
+        problem(api.post("/v1/events", json={"store": "x" * (1 << 20)}), 413, "payload_too_large")
+        assert set(defects(api.post("/v1/events", json={}))) == {"/source", "/id", "/type", "/member"}
+        assert defects(api.post("/v1/events?x=1", json={"source": "s"}))
+        problem(api.get("/v1/events"), 405, "method_not_allowed")
+        problem(api.put("/v1/members/ext:1/balance"), 405, "method_not_allowed")
+
+    def test_paths(self, api: httpx.Client) -> None:
+        for value in ("a b", "a%2Fb", "%C3%A4"):
+            made = api.post("/v1/members", json={"external_id": unquote(value)}).json()
+            balance = api.get(f"/v1/members/ext:{value}/balance")
+            assert balance.json()["member"] == made["id"], balance.text
+        problem(api.get("/v1/members/ext:1/balance"), 404, "not_found")
+        problem(api.get("/v1/members/%FF/balance"), 404, "not_found")
+
+    def test_headers(self, api: httpx.Client) -> None:
+        api.post("/v1/members", json={"external_id": "1"})
+        answer = api.get("/v1/members/ext:1/balance")
+        assert answer.headers["Content-Type"] == "application/json"
+        assert answer.headers["Content-Length"] == str(len(answer.content))
+        again = api.get("/v1/members/ext:1/balance", headers={"If-None-Match": answer.headers["ETag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
 class TestRequestIds:
     def test_a_sane_one_is_kept(self, api: httpx.Client) -> None:
         assert api.get("/healthz", headers={"X-Request-Id": "till-7:4711"}).headers["X-Request-Id"] == "till-7:4711"
@@ -188,13 +221,14 @@ class TestOperations:
         assert "loyalty_http_request_seconds_bucket" in text
 
     def test_log_lines_are_json_with_the_request_id(self, api: httpx.Client, application: Application) -> None:
-        api.get("/v1/programs", headers={"X-Request-Id": "find-me-again"})
+        api.get("/v1/members/ext:lost", headers={"X-Request-Id": "find-me-again"})
         for _ in range(50):
             lines = [line for line in application.log.read_text().splitlines() if "find-me-again" in line]
             if lines:
                 break
             time.sleep(0.05)
-        assert '"route":"/v1/programs"' in lines[0]
+        assert '"route":"/v1/members/<member>"' in lines[0]
+        assert '"status":404' in lines[0]
         assert "lk_" not in application.log.read_text()
 
 

@@ -9,7 +9,7 @@ from flask import Request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from loyalty.infra.http.problems import MalformedJson, PayloadTooLarge, UnsupportedMediaType
+from loyalty.infra.http.problems import BadRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType
 from loyalty.infra.problems import ValidationFailed
 
 NORMAL_BODY_BYTES = 1 << 20
@@ -22,6 +22,11 @@ def read_bytes(request: Request, *, max_bytes: int = NORMAL_BODY_BYTES) -> bytes
     if length is not None and length > max_bytes:
         raise too_large(max_bytes)
     # A chunked body has no announced length. Werkzeug cuts it at the limit, silently; hence one byte more than allowed.
+    if length is not None:
+        data = bytes(request.environ["wsgi.input"].read(length))
+        if len(data) < length:
+            raise BadRequest("The body ended before its announced length. Send the request again.")
+        return data
     request.max_content_length = max_bytes + 1
     data = request.stream.read()
     if len(data) > max_bytes:

@@ -15,6 +15,7 @@ from loyalty.infra.http.context import ESCAPED_SLASH, current_request_id
 from loyalty.infra.metrics import RequestMetrics
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_SLOW_SECONDS = 1.0
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds by machines
 
 log = structlog.get_logger("loyalty.request")
@@ -35,10 +36,15 @@ def keep_escaped_slashes(environ: dict[str, Any], target: str) -> None:
 
 
 class Observed:
-    """Wraps the application. Endpoints leave `loyalty.route`, `loyalty.caller` and `loyalty.headers` in the environ."""
+    """Wraps the application. Endpoints leave `loyalty.route`, `loyalty.caller` and `loyalty.headers` in the environ.
 
-    def __init__(self, application: Wsgi) -> None:
+    NGINX writes every request to its access log, with the same id. Here stand those that were refused, failed or slow;
+    `logs_all` adds the others, which costs the journal more work than the request took.
+    """
+
+    def __init__(self, application: Wsgi, *, logs_all: bool) -> None:
         self._application = application
+        self._logs_all = logs_all
         self._metrics = RequestMetrics()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -66,7 +72,7 @@ class Observed:
             rule = environ.get("loyalty.route", "unmatched")
             method = environ["REQUEST_METHOD"]
             self._metrics.observe(method, rule, status, seconds)
-            if rule not in _QUIET:
+            if rule not in _QUIET and (status >= "400" or seconds > _SLOW_SECONDS or self._logs_all):
                 caller = environ.get("loyalty.caller")
                 log.info(
                     "request",

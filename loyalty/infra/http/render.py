@@ -57,44 +57,39 @@ def problem_response(problem: Problem) -> Response:
 
 def install_error_handlers(app: Flask) -> None:
     """Make every failure of the application a problem document."""
+    app.register_error_handler(Exception, failure_response)
+    app.register_error_handler(HTTPException, _http_error)
 
-    @app.errorhandler(Problem)
-    def refused(problem: Problem) -> Response:
-        return problem_response(problem)
 
-    @app.errorhandler(HTTPException)
-    def http_error(error: HTTPException) -> Response:
-        response = error.get_response()
-        if error.code is None or error.code < 400:
-            return Response(response.get_data(), response.status_code, dict(response.headers))  # a redirect
-        kind = _HTTP_PROBLEMS.get(error.code, BadRequest if error.code < 500 else InternalError)
-        detail = _HTTP_DETAILS.get(error.code, "Check the request against the API document at /v1/openapi.json.")
-        kept = {name: response.headers[name] for name in ("Allow", "Retry-After") if name in response.headers}
-        return problem_response(kind(detail, headers=kept))
-
-    @app.errorhandler(ParseException)
-    def broken_body(error: ParseException) -> Response:
+def failure_response(error: Exception) -> Response:
+    """The response for whatever was raised. What nobody foresaw is logged, and tells the client nothing but its id."""
+    if isinstance(error, Problem):
+        return problem_response(error)
+    if isinstance(error, ParseException):
         # The server decodes a chunked body while the application reads it, so its refusal comes up here.
         return problem_response(BadRequest("The body is not in the transfer coding that the request declares."))
-
-    @app.errorhandler(PyMongoError)
-    def database_error(error: PyMongoError) -> Response:
-        if database_is_away(error):
-            log.warning("database is away", error=type(error).__name__, reason=str(error)[:300])
-            return problem_response(
-                Unavailable("The database does not answer. Send the same request again; it is safe to repeat.")
-            )
-        return unexpected(error)
-
-    @app.errorhandler(Exception)
-    def unexpected(error: Exception) -> Response:
-        log.error("unexpected failure", exc_info=error)
+    if isinstance(error, PyMongoError) and database_is_away(error):
+        log.warning("database is away", error=type(error).__name__, reason=str(error)[:300])
         return problem_response(
-            InternalError(
-                "The operator finds the cause in the log by the request id. Repeating with the same "
-                "Idempotency-Key or event id is safe."
-            )
+            Unavailable("The database does not answer. Send the same request again; it is safe to repeat.")
         )
+    log.error("unexpected failure", exc_info=error)
+    return problem_response(
+        InternalError(
+            "The operator finds the cause in the log by the request id. Repeating with the same Idempotency-Key or "
+            "event id is safe."
+        )
+    )
+
+
+def _http_error(error: HTTPException) -> Response:
+    response = error.get_response()
+    if error.code is None or error.code < 400:
+        return Response(response.get_data(), response.status_code, dict(response.headers))  # a redirect
+    kind = _HTTP_PROBLEMS.get(error.code, BadRequest if error.code < 500 else InternalError)
+    detail = _HTTP_DETAILS.get(error.code, "Check the request against the API document at /v1/openapi.json.")
+    kept = {name: response.headers[name] for name in ("Allow", "Retry-After") if name in response.headers}
+    return problem_response(kind(detail, headers=kept))
 
 
 def database_is_away(error: PyMongoError) -> bool:

@@ -35,25 +35,32 @@ def encode(body: BaseModel | bytes) -> bytes:
 
 
 def render(result: BaseModel | Reply[BaseModel] | Response, status: int, request: Request) -> Response:
-    """The response for what a view returned. A read always has a strong ETag and honours If-None-Match."""
+    """The response for what a view returned."""
     if isinstance(result, Response):
         return result
+    code, headers, payload = finish(result, status, request)
+    return Response(payload, code, headers)
+
+
+def finish(result: BaseModel | Reply[BaseModel], status: int, request: Request) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and bytes of an answer. A read always has a strong ETag and honours If-None-Match."""
     reply = result if isinstance(result, Reply) else Reply(result)
     payload = encode(reply.body)
-    headers = dict(reply.headers)
+    headers = {"Content-Type": JSON, **reply.headers}
     etag = reply.etag
     if request.method in ("GET", "HEAD"):
         etag = etag or f'"{blake2b(payload, digest_size=12).hexdigest()}"'
         headers.setdefault("Cache-Control", "private, no-cache")
         wanted = request.environ.get("HTTP_IF_NONE_MATCH")
         if wanted is not None and _matches(wanted, etag):
+            del headers["Content-Type"]
             headers["ETag"] = etag
-            return Response(status=304, headers=headers)
+            return 304, headers, b""
     else:
         headers.setdefault("Cache-Control", "no-store")
     if etag is not None:
         headers["ETag"] = etag
-    return Response(payload, reply.status or status, headers, content_type=JSON)
+    return reply.status or status, headers, payload
 
 
 def _matches(header: str, etag: str) -> bool:
