@@ -185,7 +185,7 @@ def program_create(
     backdating_days: int | None,
     auto_enrol: bool,
 ) -> None:
-    """Create the program ID. Again with the same values changes nothing; with other values it is refused."""
+    """Create the program ID. One that exists stays as it is, so that this can be run again at any time."""
     from pydantic import ValidationError
 
     from loyalty.programs import service
@@ -208,13 +208,16 @@ def program_create(
         service.create(db, clock=system_clock, **wanted)
     except ProgramExists:
         present = service.read(db, program_id)
-        different = [field for field, value in wanted.items() if getattr(present, field) != value]
-        if different:
+        if present.currency != currency:
             raise Failed(
-                f"The program {program_id} exists with another {', '.join(different)}. "
-                f"Change it with PATCH /v1/programs/{program_id}, or choose another id."
+                f"The program {program_id} exists and counts in {present.currency}, for ever. Choose another id."
             ) from None
         click.echo(f"The program {program_id} exists already.")
+        different = [field for field, value in wanted.items() if getattr(present, field) != value]
+        if different:
+            click.echo(
+                f"Its {', '.join(different)} stays as it is. Change it with PATCH /v1/programs/{program_id}.", err=True
+            )
         return
     click.echo(f"The program {program_id} was created.")
 

@@ -105,7 +105,7 @@ def delete_file(context: Context, file_id: FilePath) -> FileOut:
     return _out(context, service.delete(services.db, store, program=context.program, file_id=file_id))
 
 
-@api.get("/files/<token>", scope=None, problems=(NotFound, LinkExpired))
+@api.get("/files/<token>", scope=None, answers={206: "The part that Range asks for."}, problems=(NotFound, LinkExpired))
 def open_file(context: Context, token: LinkToken) -> Response:
     """Open a file's content
 

@@ -100,7 +100,9 @@ class Lease:
         self._revoked = True
 
     def release(self) -> None:
-        """Give the lease to whoever asks next. Call it only when no job is running."""
+        """Give the lease to whoever asks next, if it is ours. Call it only when no job is running."""
+        if self._deadline == 0.0:
+            return
         self._deadline = 0.0
         with pymongo.timeout(self._patience):
             self._leases.update_one(

@@ -60,8 +60,11 @@ def test_a_new_installation_and_again(run: Run, empty_database: Mongo) -> None:
     again = run(*BAKERY)
     assert (again.returncode, again.stdout) == (0, "The program bakery exists already.\n")
     other = run(*BAKERY, "--timezone", "Europe/Berlin")
-    assert other.returncode == 1
-    assert "another timezone" in other.stderr
+    assert (other.returncode, other.stdout) == (0, "The program bakery exists already.\n")
+    assert "Its timezone stays as it is" in other.stderr
+    euros = run("program", "create", "bakery", "--name", "Corner Bakery", "--currency", "EUR")
+    assert euros.returncode == 1
+    assert "counts in USD" in euros.stderr
 
 
 def test_keys_from_birth_to_end(run: Run) -> None:
