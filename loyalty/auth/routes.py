@@ -10,7 +10,8 @@ from pydantic import Field
 from loyalty.auth import service
 from loyalty.auth.model import KeyOut, NewKey, NewKeyOut, Rotation
 from loyalty.infra.http.endpoint import Api, Context, Reply
-from loyalty.infra.http.model import Out
+from loyalty.infra.http.model import Page, PageQuery
+from loyalty.infra.http.paging import Pager
 from loyalty.infra.http.problems import Forbidden
 from loyalty.infra.problems import NotFound
 
@@ -20,18 +21,19 @@ api = Api("keys", "API keys", "Keys of a program: scoped, expiring, rotated with
 KeyPath = Annotated[str, Field(description="The id of a key.", examples=["key_01kav7g1c0v9x2m4n6p8q0r2s4"])]
 
 
-class KeyList(Out):
-    """The keys of the program."""
-
-    data: list[KeyOut] = Field(description="The keys, oldest first, revoked ones included.")
+class KeyPage(Page[KeyOut]):
+    """One page of keys, oldest first, revoked ones included."""
 
 
 @api.get("/v1/keys", scope="keys:write")
-def list_keys(context: Context) -> KeyList:
+def list_keys(context: Context, query: PageQuery) -> Reply[KeyPage]:
     """List keys
 
-    All keys of the caller's program, oldest first. Secrets cannot be read again."""
-    return KeyList(data=[KeyOut.of(key) for key in service.list_keys(context.services.db, program=context.program)])
+    Those of the caller's program, oldest first, revoked ones included. Secrets cannot be read again."""
+    pager = Pager(context, query, "keys")
+    keys = service.list_keys(context.services.db, program=context.program, limit=pager.limit + 1, after=pager.after)
+    last = keys[pager.limit - 1].id if len(keys) > pager.limit else None
+    return pager.reply(KeyPage, [KeyOut.of(key) for key in keys[: pager.limit]], last=last)
 
 
 @api.post(

@@ -134,9 +134,12 @@ def import_key(
     return ApiKey.from_document(stored)
 
 
-def list_keys(db: Mongo, *, program: str) -> list[ApiKey]:
-    """All keys of a program, oldest first, revoked ones included."""
-    return [ApiKey.from_document(found) for found in db[COLLECTION].find({"program": program}).sort("_id", ASCENDING)]
+def list_keys(db: Mongo, *, program: str, limit: int = 0, after: str | None = None) -> list[ApiKey]:
+    """The keys of a program, oldest first, revoked ones included: all, or `limit` of them after the id `after`."""
+    wanted: dict[str, Any] = {"program": program}
+    if after is not None:
+        wanted["_id"] = {"$gt": after}
+    return [ApiKey.from_document(found) for found in db[COLLECTION].find(wanted).sort("_id", ASCENDING).limit(limit)]
 
 
 def read_key(db: Mongo, *, program: str, key_id: str) -> ApiKey:
