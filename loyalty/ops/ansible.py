@@ -130,7 +130,7 @@ def run_playbook(
             "\n".join(_last_words(progress, kept)),
         )
     if show and not verbose:
-        for text in _messages(kept):
+        for text in messages(kept):
             out.print(text, markup=False)
     step.note = progress.summary
     return progress
@@ -148,13 +148,22 @@ def _last_words(progress: Progress, kept: Iterable[str]) -> list[str]:
     return lines[:40]
 
 
-def _messages(kept: Iterable[str]) -> Iterator[str]:
-    """Return what the plays had to say, without the headings of plays and tasks."""
-    for text in kept:
+def messages(output: Iterable[str]) -> Iterator[str]:
+    """Return what the plays had to say: tables, and what changed with its difference, under the name of its task."""
+    task, named = "", True
+    for text in output:
         line = text.rstrip("\n")
-        if (
-            line
-            and not _HEADING.match(line)
-            and not line.startswith(("ok: [", "PLAY RECAP", "skipping: [", "included: "))
-        ):
-            yield line
+        if heading := _HEADING.match(line):
+            task, named = heading[2], False
+        elif not line or line == "    msg: |-" or _TOTALS.match(line) or line.startswith(_ROUTINE):
+            continue
+        elif line.startswith("        "):
+            yield line[8:]  # a message, as deep as the result that it stood in
+        else:
+            if not named:
+                yield task
+                named = True
+            yield f"  {line}"
+
+
+_ROUTINE = ("ok: [", "skipping: [", "included: ", "PLAY RECAP")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loyalty.ops.ansible import Progress
+from loyalty.ops.ansible import Progress, messages
 
 FAILED = """\
 PLAY [2 Install the database] **************************************************
@@ -43,3 +43,43 @@ def test_the_failing_task_with_its_reason() -> None:
 
 def test_an_error_before_any_task() -> None:
     assert read("ERROR! the playbook: playbooks/x.yml could not be found").failure
+
+
+PLAN = """\
+PLAY [5/7 Run Redis] ***********************************************************
+
+TASK [redis : Write the configuration] *****************************************
+--- before: /etc/redis/redis.conf
++++ after: redis.conf.j2
+@@ -1 +1 @@
+-maxmemory 100mb
++maxmemory 200mb
+
+changed: [box1]
+
+TASK [redis : Start] ***********************************************************
+ok: [box1]
+
+TASK [verify : Show] ***********************************************************
+ok: [box1] =>
+    msg: |-
+        host  redis
+        box1  ok
+
+PLAY RECAP *********************************************************************
+box1                       : ok=7    changed=1    unreachable=0    failed=0    skipped=0    rescued=0    ignored=0
+"""
+
+
+def test_changes_stand_under_their_task_and_tables_as_they_were_written() -> None:
+    assert list(messages(PLAN.splitlines(keepends=True))) == [
+        "redis : Write the configuration",
+        "  --- before: /etc/redis/redis.conf",
+        "  +++ after: redis.conf.j2",
+        "  @@ -1 +1 @@",
+        "  -maxmemory 100mb",
+        "  +maxmemory 200mb",
+        "  changed: [box1]",
+        "host  redis",
+        "box1  ok",
+    ]
