@@ -118,7 +118,7 @@ def caller(database: Mongo, mongo_uri: str, tmp_path: Any) -> Iterator[Caller]:
         assert caller.send("GET", "/v1/members/ext:00001/balance")[0] == 200
     yield caller
     caller.app.extensions["loyalty"].services.db.client.close()
-    monitoring._LISTENERS.command_listeners.remove(commands)  # type: ignore[attr-defined]
+    monitoring._LISTENERS.command_listeners.remove(commands)
 
 
 def purchase(number: str, member: str = "00001") -> Json:
