@@ -95,7 +95,6 @@ class Api(APIBlueprint):
 
     def __init__(self, name: str, title: str, description: str) -> None:
         super().__init__(name, f"loyalty.{name}", tag={"name": title, "description": description})
-        self.title = title
         self.endpoints: list[Endpoint] = []
 
     def declare(
