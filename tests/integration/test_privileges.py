@@ -9,7 +9,7 @@ import json
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def test_the_application_cannot_change_what_was_written(
 ) -> None:
     with MongoClient[dict[str, Any]](guarded.uri_of("app")) as client:
         target = client.loyalty[collection]
-        attempts = {
+        attempts: dict[str, Callable[[], object]] = {
             "update": lambda: target.update_one({}, {"$set": {"kind": "other"}}),
             "delete": lambda: target.delete_one({}),
             "drop": target.drop,
