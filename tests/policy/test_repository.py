@@ -16,8 +16,14 @@ REGISTRIES = re.compile(
     "|".join(
         re.escape(host)
         for host in (
-            "py" + "pi.org", "files.python" + "hosted.org", "registry.np" + "mjs.org", "registry.ya" + "rnpkg.com",
-            "deb.deb" + "ian.org", "security.deb" + "ian.org", "archive.ubu" + "ntu.com", "galaxy.ans" + "ible.com",
+            "py" + "pi.org",
+            "files.python" + "hosted.org",
+            "registry.np" + "mjs.org",
+            "registry.ya" + "rnpkg.com",
+            "deb.deb" + "ian.org",
+            "security.deb" + "ian.org",
+            "archive.ubu" + "ntu.com",
+            "galaxy.ans" + "ible.com",
             "proxy.go" + "lang.org",
         )
     )
@@ -41,10 +47,15 @@ def texts() -> dict[Path, str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "pattern"), [("a package registry", REGISTRIES), ("a path of a machine", MACHINE_PATHS), ("a secret", SECRETS)]
+    ("what", "pattern"),
+    [("a package registry", REGISTRIES), ("a path of a machine", MACHINE_PATHS), ("a secret", SECRETS)],
 )
 def test_no_file_names(what: str, pattern: re.Pattern[str]) -> None:
-    named = {str(path.relative_to(PROJECT)): match.group() for path, text in texts().items() if (match := pattern.search(text))}
+    named = {
+        str(path.relative_to(PROJECT)): match.group()
+        for path, text in texts().items()
+        if (match := pattern.search(text))
+    }
     assert named == {}, what
 
 

@@ -124,5 +124,7 @@ def test_booleans_are_true_and_false(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_facts_are_read_from_ansible_facts(path: Path) -> None:
-    injected = re.compile(r"\bansible_(distribution|os_family|hostname|fqdn|processor|memtotal|default_ipv4|architecture|virtualization)\w*")
+    injected = re.compile(
+        r"\bansible_(distribution|os_family|hostname|fqdn|processor|memtotal|default_ipv4|architecture|virtualization)\w*"
+    )
     assert not injected.findall(path.read_text(encoding="utf-8"))

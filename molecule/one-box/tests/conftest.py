@@ -1,4 +1,4 @@
-"""`host` is the server as its operator reaches it, over SSH; `box` is the server as a stranger on the network sees it."""
+"""`host` is the server as its operator reaches it, over SSH; `box` is the same as a stranger on the network sees it."""
 
 from __future__ import annotations
 

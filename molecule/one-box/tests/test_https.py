@@ -9,8 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.one_box import Box
 from testinfra.host import Host
+
+from tests.one_box import Box
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,16 @@ def client(box: Box) -> Any:
 
 
 def handshake(box: Box, *options: str) -> subprocess.CompletedProcess[str]:
-    command = ["openssl", "s_client", "-connect", f"{box.address}:443", "-servername", box.domain, "-CAfile", str(box.ca_file)]
+    command = [
+        "openssl",
+        "s_client",
+        "-connect",
+        f"{box.address}:443",
+        "-servername",
+        box.domain,
+        "-CAfile",
+        str(box.ca_file),
+    ]
     return subprocess.run([*command, *options], input="", capture_output=True, text=True, check=False, timeout=20)
 
 

@@ -5,12 +5,31 @@ from __future__ import annotations
 import socket
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.one_box import Box
 from testinfra.host import Host
+
+from tests.one_box import Box
 
 OPEN = {22, 80, 443}
 # All privileged ports, and where databases, caches, exporters and development servers like to listen.
-SCANNED = [*range(1, 1025), 3000, 5000, 6379, 6380, 8000, 8080, 8443, 9090, 9100, 16379, 19531, 26379, 27017, 27018, 27019, 28017]
+SCANNED = [
+    *range(1, 1025),
+    3000,
+    5000,
+    6379,
+    6380,
+    8000,
+    8080,
+    8443,
+    9090,
+    9100,
+    16379,
+    19531,
+    26379,
+    27017,
+    27018,
+    27019,
+    28017,
+]
 
 
 def accepts(address: str, port: int) -> bool:
@@ -35,11 +54,13 @@ def test_nothing_listens_beyond_the_topology(host: Host) -> None:
 
 
 def test_mongodb_listens_on_the_loopback_interface_only(host: Host) -> None:
-    assert {line.split()[3] for line in host.check_output("ss -H -ltn 'sport = :27017'").splitlines()} == {"127.0.0.1:27017"}
+    assert {line.split()[3] for line in host.check_output("ss -H -ltn 'sport = :27017'").splitlines()} == {
+        "127.0.0.1:27017"
+    }
 
 
 def test_redis_has_no_port(host: Host) -> None:
-    assert host.check_output("ss -H -ltnp") .count("redis") == 0
+    assert host.check_output("ss -H -ltnp").count("redis") == 0
     assert host.file("/run/redis/redis.sock").is_socket
 
 

@@ -11,7 +11,9 @@ from testinfra.host import Host
 CREDENTIALS = "/etc/loyalty/credentials"
 
 
-def mongo(host: Host, statement: str, *, uri: str | None = f"{CREDENTIALS}/mongo_uri", options: str = "") -> dict[str, Any]:
+def mongo(
+    host: Host, statement: str, *, uri: str | None = f"{CREDENTIALS}/mongo_uri", options: str = ""
+) -> dict[str, Any]:
     """Run one statement on `db` on the server; what it gave, or the server's refusal with its code."""
     program = f"""
 import json, pymongo
@@ -44,7 +46,7 @@ except pymongo.errors.PyMongoError as error:
         'client.admin.command("createUser", "intruder", pwd="x", roles=[])',
         'client.local["oplog.rs"].find_one()',
         'client.admin["system.users"].find_one()',
-        'client.elsewhere.anything.insert_one({})',
+        "client.elsewhere.anything.insert_one({})",
         'client.admin.command("shutdown")',
     ],
 )
@@ -58,13 +60,17 @@ def test_the_application_can(host: Host, statement: str) -> None:
     assert mongo(host, statement)["outcome"] == "ok"
 
 
-@pytest.mark.parametrize("statement", ["db.members.find_one()", "db.ledger.delete_many({})", "db.wallets.find_one()", "db.ledger.drop()"])
+@pytest.mark.parametrize(
+    "statement", ["db.members.find_one()", "db.ledger.delete_many({})", "db.wallets.find_one()", "db.ledger.drop()"]
+)
 def test_the_migrator_sees_no_members_and_changes_no_entry(host: Host, statement: str) -> None:
     found = mongo(host, statement, uri=f"{CREDENTIALS}/mongo_uri_migrator")
     assert (found["outcome"], found["code"]) == ("refused", 13), found
 
 
-@pytest.mark.parametrize("statement", ["db.ledger.find_one()", "client.list_database_names()", 'client.admin.command("getLog", "global")'])
+@pytest.mark.parametrize(
+    "statement", ["db.ledger.find_one()", "client.list_database_names()", 'client.admin.command("getLog", "global")']
+)
 def test_a_stranger_gets_nothing(host: Host, statement: str) -> None:
     options = 'directConnection=True, tls=True, tlsCAFile="/etc/loyalty/tls/ca.crt"'
     found = mongo(host, statement, uri=None, options=options)

@@ -23,5 +23,6 @@ def test_check_and_diff_find_nothing(box: Box) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     recap = re.findall(r"^(\S+)\s+: ok=\d+\s+changed=(\d+)", done.stdout, re.MULTILINE)
-    assert recap and all(changed == "0" for _, changed in recap), done.stdout[-6000:]
+    assert recap
+    assert all(changed == "0" for _, changed in recap), done.stdout[-6000:]
     assert "--- before" not in done.stdout

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from tests.one_box import Box
 from testinfra.host import Host
+
+from tests.one_box import Box
 
 
 def hidden(box: Box) -> list[str]:
@@ -45,7 +46,10 @@ def test_no_secret_in_a_process_list_or_environment(host: Host, box: Box) -> Non
 
 
 def test_no_secret_in_logs(host: Host, box: Box) -> None:
-    said = host.check_output("journalctl --no-pager --output=cat; cat /var/log/nginx/*.log /var/log/loyalty/* /var/log/mongodb/* 2>/dev/null; true")
+    said = host.check_output(
+        "journalctl --no-pager --output=cat;"
+        " cat /var/log/nginx/*.log /var/log/loyalty/* /var/log/mongodb/* 2>/dev/null; true"
+    )
     assert not [value for value in hidden(box) if value in said]
     assert not re.search(r"lk_[A-Za-z0-9_-]{43}", said)
 
@@ -54,10 +58,15 @@ def test_no_secret_in_files_that_others_read(host: Host, box: Box) -> None:
     places = "/etc /opt/loyalty /var/lib/loyalty /run/systemd /usr/local /var/log /tmp /var/tmp /root/.ansible"
     for value in hidden(box):
         # The pattern comes from standard input, so that this very search is no argument that others see.
-        found = host.run(f"find {places} -type f -perm /o=r -print0 2>/dev/null | xargs -0 grep -lF -e \"$(cat)\" <<'E'\n{value}\nE")
+        found = host.run(
+            f"find {places} -type f -perm /o=r -print0 2>/dev/null | xargs -0 grep -lF -e \"$(cat)\" <<'E'\n{value}\nE"
+        )
         assert found.stdout == "", "a secret is readable by others"
 
 
 def test_no_secret_in_units(host: Host, box: Box) -> None:
-    said = host.check_output("systemctl show loyalty@blue loyalty@green loyalty-jobs mongod redis-server nginx --property=Environment,ExecStart")
+    said = host.check_output(
+        "systemctl show loyalty@blue loyalty@green loyalty-jobs mongod redis-server nginx"
+        " --property=Environment,ExecStart"
+    )
     assert not [value for value in hidden(box) if value in said]

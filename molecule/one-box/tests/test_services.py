@@ -54,10 +54,13 @@ def test_a_crash_is_repaired_for_ever(host: Host, unit: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("process", "user"), [("gunicorn", "loyalty"), ("loyalty jobs run", "loyalty"), ("mongod", "mongodb"), ("redis-server", "redis")]
+    ("process", "user"),
+    [("gunicorn", "loyalty"), ("loyalty jobs run", "loyalty"), ("mongod", "mongodb"), ("redis-server", "redis")],
 )
 def test_nothing_runs_as_root_that_need_not(host: Host, process: str, user: str) -> None:
-    owners = host.check_output(f"ps -eo user:32=,args= | grep -F -- '{process}' | grep -v grep | awk '{{print $1}}' | sort -u")
+    owners = host.check_output(
+        f"ps -eo user:32=,args= | grep -F -- '{process}' | grep -v grep | awk '{{print $1}}' | sort -u"
+    )
     assert owners == user
 
 

@@ -50,14 +50,17 @@ def look(address: str, name: str, ca_file: Path, closed_ports: list[int]) -> lis
         status, ready = ask(address, name, "/readyz", context)
     except (OSError, http.client.HTTPException, ValueError) as error:
         row(
-            "https", False, f"https://{name} at {address}: {error}",
+            "https",
+            False,
+            f"https://{name} at {address}: {error}",
             "Look at the unit nginx, the firewall, and the certificate's names and issuer.",
         )
     else:
         row("https", True, f"certificate valid for {name}", "")
         parts = {part: state for part, state in ((ready or {}).get("parts") or {}).items() if state.get("remedy")}
         row(
-            "ready", status == 200 and not parts,
+            "ready",
+            status == 200 and not parts,
             f"/readyz answers {status}" + "".join(f"; {part}: {state['remedy']}" for part, state in parts.items()),
             "Read journalctl --unit 'loyalty@*' on the server.",
         )
@@ -66,7 +69,9 @@ def look(address: str, name: str, ca_file: Path, closed_ports: list[int]) -> lis
     row("redirect", port_is_open(address, 80), "port 80 is closed", "Look at the unit nginx and the firewall.")
     for port in closed_ports:
         row(
-            f"port {port}", not port_is_open(address, port), f"port {port} of {address} is open to this machine",
+            f"port {port}",
+            not port_is_open(address, port),
+            f"port {port} of {address} is open to this machine",
             "Run the playbook site.yml with --tags firewall; who may connect is drawn from the inventory.",
         )
     return rows

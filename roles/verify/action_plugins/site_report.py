@@ -33,7 +33,9 @@ def judge(seen: Mapping[str, Any], limits: Mapping[str, int]) -> list[dict[str, 
         for service, unit in state["units"].items():
             if unit["state"] != "active":
                 problem(
-                    host, service, f"{unit['unit']} is {unit['state']} ({unit['sub_state']})",
+                    host,
+                    service,
+                    f"{unit['unit']} is {unit['state']} ({unit['sub_state']})",
                     f"journalctl --unit {unit['unit']} --lines 50, then run the playbook site.yml.",
                 )
         for path, disk in state["disks"].items():
@@ -41,7 +43,9 @@ def judge(seen: Mapping[str, Any], limits: Mapping[str, int]) -> list[dict[str, 
                 problem(host, "disk", f"{path} is missing", "Run the playbook site.yml with --tags storage.")
             elif disk["free_percent"] < limits["disk_free_percent"]:
                 problem(
-                    host, "disk", f"{path} has {disk['free_percent']} % left",
+                    host,
+                    "disk",
+                    f"{path} has {disk['free_percent']} % left",
                     f"Free space or enlarge the disk: {limits['disk_free_percent']} % is the least.",
                 )
         certificate = state["certificate"]
@@ -49,7 +53,10 @@ def judge(seen: Mapping[str, Any], limits: Mapping[str, int]) -> list[dict[str, 
             problem(host, "certificate", "there is none", "Run the playbook site.yml with --tags tls.")
         elif certificate and certificate["days_left"] < limits["certificate_days"]:
             problem(
-                host, "certificate", f"it ends in {certificate['days_left']} days", "Run the playbook site.yml with --tags tls."
+                host,
+                "certificate",
+                f"it ends in {certificate['days_left']} days",
+                "Run the playbook site.yml with --tags tls.",
             )
         if state["release"]:
             releases.add(state["release"]["release"])
@@ -70,7 +77,9 @@ def judge(seen: Mapping[str, Any], limits: Mapping[str, int]) -> list[dict[str, 
     if ledger is not None and not ledger["ok"]:
         for defect in ledger["defects"][:5]:
             problem(
-                "site", "ledger", f"{defect['where']}: {defect['what']}",
+                "site",
+                "ledger",
+                f"{defect['where']}: {defect['what']}",
                 "Stop, keep everything as it is, and restore from a backup beside it to compare.",
             )
     return problems
@@ -95,7 +104,9 @@ def report(seen: Mapping[str, Any], problems: list[dict[str, str]], *, site: str
     if problems:
         lines += ["", f"{len(problems)} problem(s):"]
         for found in problems:
-            lines += textwrap.wrap(f"{found['host']} {found['check']}: {found['found']}", WIDTH, subsequent_indent="    ")
+            lines += textwrap.wrap(
+                f"{found['host']} {found['check']}: {found['found']}", WIDTH, subsequent_indent="    "
+            )
             lines += textwrap.wrap(f"-> {found['remedy']}", WIDTH, initial_indent="    ", subsequent_indent="       ")
     else:
         lines += ["", "All is well."]
@@ -126,21 +137,25 @@ def _numbers(seen: Mapping[str, Any]) -> list[str]:
         late = [job["name"] for job in application.get("jobs", ()) if job["state"] != "ok"]
         jobs = len(application.get("jobs", ()))
         lines.append(f"Jobs         {jobs - len(late)} of {jobs} fine{', not: ' + ' '.join(late) if late else ''}")
-    days = [looked["state"]["certificate"]["days_left"] for looked in seen["hosts"].values() if looked["state"]["certificate"]]
+    days = [
+        looked["state"]["certificate"]["days_left"]
+        for looked in seen["hosts"].values()
+        if looked["state"]["certificate"]
+    ]
     if days:
         lines.append(f"Certificate  {min(days)} days left")
     if ledger:
-        points = " · ".join(f"{points:,} {wallet} available" for wallet, points in sorted(ledger["available"].items()))
-        lines.append(f"Ledger       {ledger['chains']:,} members · {ledger['entries']:,} entries{' · ' * bool(points)}{points}")
+        lines.append(f"Ledger       {_counted(ledger['chains'], ledger['entries'], ledger['available'])}")
         lines.append(f"             {'every entry, chain, seal and wallet is right' if ledger['ok'] else 'NOT WHOLE'}")
     elif application and "members" in application:
-        points = " · ".join(
-            f"{points:,} {wallet} available" for wallet, points in sorted(application["points_available"].items())
-        )
-        lines.append(
-            f"Ledger       {application['members']:,} members · {application['entries']:,} entries{' · ' * bool(points)}{points}"
-        )
+        points = application["points_available"]
+        lines.append(f"Ledger       {_counted(application['members'], application['entries'], points)}")
     return lines
+
+
+def _counted(members: int, entries: int, available: Mapping[str, int]) -> str:
+    points = [f"{points:,} {wallet} available" for wallet, points in sorted(available.items())]
+    return " · ".join([f"{members:,} members", f"{entries:,} entries", *points])
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
