@@ -66,8 +66,8 @@ class Settings(BaseSettings):
     )
     seal_key: Annotated[SecretStr, AfterValidator(_seal_seed)] | None = Field(
         None,
-        description="Ed25519 seed (32 bytes in base64) that signs the ledger's seals. Only the jobs and the command line "
-        "have it: whoever takes over a web process cannot sign a forged ledger.",
+        description="Ed25519 seed (32 bytes in base64) that signs the ledger's seals. Only the jobs and the command "
+        "line have it: whoever takes over a web process cannot sign a forged ledger.",
     )
     storage_path: Path = Field(Path("/mnt/storage"), description="Where files are kept; shared by all nodes.")
     public_url: str = Field(
