@@ -103,8 +103,8 @@ def run_playbook(
 ) -> Progress:
     """Run a playbook and return what it did. Raises Failure with the task that failed and the next thing to type.
 
-    ``verbose`` streams the whole output. ``show`` prints the output of the plays when all went well (tables of
-    `status`, differences of `plan`).
+    ``verbose`` streams the whole output. ``show`` prints what the plays had to say at the end (tables of `status`,
+    differences of `plan`).
     """
     line = command_line(name, site, extra=extra, options=options)
     step.say(f"$ {shlex.join(line)}")
@@ -123,15 +123,15 @@ def run_playbook(
         ansible = [str(BIN / "ansible-playbook"), *line[1:]]
         environment = tool_environment() | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         code = follow(ansible, cwd=CHECKOUT, env=environment, log=stream, each=read)
-    if code != 0:
-        raise Failure(
-            f"The playbook {name} failed in play “{progress.play}”, task “{progress.task}” (log: {log}).",
-            f"Mend the cause, then run the same command again: it goes on where it stopped. All output: less {log}",
-            "\n".join(_last_words(progress, kept)),
-        )
     if show and not verbose:
         for text in messages(kept):
             out.print(text, markup=False)
+    if code != 0:
+        raise Failure(
+            f"The playbook {name} failed in play “{progress.play}”, task “{progress.task}” (log: {log}).",
+            f"Mend the cause, then give the same command again. All output: less {log}",
+            "" if show else "\n".join(_last_words(progress, kept)),
+        )
     step.note = progress.summary
     return progress
 
