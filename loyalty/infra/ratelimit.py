@@ -67,9 +67,7 @@ class RateLimiter:
             if window.leased == 0:
                 raise RateLimited(
                     f"This key may send {self._quota} requests in {WINDOW_SECONDS} seconds.",
-                    headers=dict(
-                        [self._policy, ("RateLimit", f'"key";r=0;t={reset}'), ("Retry-After", str(reset))]
-                    ),
+                    headers=dict([self._policy, ("RateLimit", f'"key";r=0;t={reset}'), ("Retry-After", str(reset))]),
                     retry_after_seconds=reset,
                 )
             window.leased -= 1

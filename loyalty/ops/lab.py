@@ -85,7 +85,7 @@ class Lab:
             if site.subnet is not None:
                 servers = [self._server(site, name) for name in site.addresses]
                 if servers:
-                    self._say(f"powering off {', '.join(server.name for server in servers)}")
+                    self._say(f"removing {', '.join(server.name for server in servers)}")
                 with ThreadPoolExecutor(max_workers=max(1, len(servers))) as pool:
                     list(pool.map(lambda server: server.remove(_groups(site, server.name)), servers))
             with locked(network.RUN_DIRECTORY / "network.lock"):

@@ -20,7 +20,6 @@ from loyalty.ops.host import codename
 from loyalty.ops.process import run
 
 BOOT_PATIENCE_S = 60
-_POWEROFF_SIGNAL = signal.SIGRTMIN + 4  # systemd's: power off, in order
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # Joins the control groups first: what is started afterwards belongs to them from its first moment.
@@ -155,18 +154,9 @@ class Server:
             _signal(leader, signal.SIGKILL)
         self._wait_gone(10)
 
-    def power_off(self) -> None:
-        """Shut the server down in order; cut the power if that takes too long."""
-        leader = self.leader_pid()
-        if leader:
-            _signal(leader, _POWEROFF_SIGNAL)
-            if not self._gone_within(20):
-                self.kill()
-        self._wait_gone(10)
-
     def remove(self, groups: list[Path]) -> None:
-        """Power off, unmount, delete: nothing of the server is left on this machine."""
-        self.power_off()
+        """Cut the power (the disk goes too, so nothing is worth saving), unmount, delete: nothing is left."""
+        self.kill()
         mounts.remove_tree(self.directory)
         # systemd-nspawn leaves these behind when it is killed.
         shutil.rmtree(f"/run/systemd/nspawn/propagate/{self.machine}", ignore_errors=True)

@@ -147,7 +147,7 @@ def _run(section: str, check: Check, logs: Path, verbose: bool) -> Result:
                 out.print(line, end="", markup=False)
 
         shell = ["/bin/bash", "-o", "pipefail", "-c", check.command]
-        code = follow(shell, cwd=CHECKOUT, env=tool_environment(), log=stream, each=read)
+        code = follow(shell, cwd=CHECKOUT, env=tool_environment() | {"NO_COLOR": "1"}, log=stream, each=read)
     closing = _CLOSING.findall(log.read_text(errors="replace"))
     note = closing[-1] if closing else "" if code == 0 else f"exit code {code}"
     return Result(section, check, code == 0, time.monotonic() - started, note, log)
