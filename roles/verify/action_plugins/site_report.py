@@ -191,6 +191,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 def _parsed(printed: Any) -> Any:
     """The JSON that a command printed; None when it printed none."""
+    if isinstance(printed, Mapping):  # ansible-core before 2.19 parses what looks like JSON by itself
+        return printed
     try:
         return json.loads(str(printed))
     except ValueError:
