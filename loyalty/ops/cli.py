@@ -369,6 +369,8 @@ def main() -> None:
         cli.main(prog_name="appliance", standalone_mode=False)
     except (Failure, Refusal) as error:
         sys.exit(show_error(error))
+    except PermissionError as error:
+        sys.exit(show_error(Refusal(f"{error.filename} may not be read or written by you.", "Run the same with sudo.")))
     except click.ClickException as error:
         error.show()
         sys.exit(2)
