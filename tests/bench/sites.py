@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +24,7 @@ from loyalty.ops.errors import Failure
 from tests.bench.on_server import seed
 from tests.bench.usage import Usage, usage
 from tests.lab_site import LabSite
-from tests.servers import Application, Mongod, Redis, new_program
+from tests.servers import Application, Mongod, Redis, Server, new_program
 
 HERE = Path(__file__).resolve().parent
 
@@ -73,30 +74,36 @@ class LocalSite:
     verify = True
 
     def __init__(self, directory: Path) -> None:
+        self._stack = ExitStack()
         self._mongod = Mongod(directory / "mongod")
-        self._mongod.start()
         self._redis = Redis(directory / "redis")
-        self._redis.start()
-        self._app = Application(
-            directory / "app",
-            database="loyalty",
-            rate_limit_per_minute="0",
-            mongo_uri=self._mongod.uri,
-            redis_url=self._redis.url,
-        )
-        key = new_program(self._mongod.uri, "loyalty")
-        self._app.start()
-        self._baseline = _LocalBaseline(
-            directory / "baseline", database="loyalty", mongo_uri=self._mongod.uri, redis_url=self._redis.url
-        )
+        self._app = self._server(Application, directory / "app")
+        self._baseline = self._server(_LocalBaseline, directory / "baseline")
         self._baseline.settings["BENCH_MONGO_URI"] = self._mongod.uri
-        self._baseline.start()
+        with self._stack:
+            self._start(self._mongod, self._redis)
+            key = new_program(self._mongod.uri, "loyalty")
+            self._start(self._app, self._baseline)
+            self._stack = self._stack.pop_all()  # all is well: they run until `close`
         self.api = Entrance(self._app.url, {"Authorization": f"Bearer {key}"})
         self.baseline = Entrance(self._baseline.url, {})
 
+    def _server(self, kind: type[Application], directory: Path) -> Application:
+        return kind(
+            directory,
+            mongo_uri=self._mongod.uri,
+            database="loyalty",
+            redis_url=self._redis.url,
+            rate_limit_per_minute="0",
+        )
+
+    def _start(self, *servers: Server) -> None:
+        for server in servers:
+            self._stack.callback(server.stop)
+            server.start()
+
     def close(self) -> None:
-        for server in (self._baseline, self._app, self._redis, self._mongod):
-            server.stop()
+        self._stack.close()
 
     def usage(self) -> dict[str, Usage]:
         servers = {"app": self._app, "baseline": self._baseline, "mongod": self._mongod}
