@@ -1,4 +1,4 @@
-"""Bringing the database to what this release needs: collections and indexes, each declared by the part that owns it.
+"""Bringing the database to what this release needs: collections, validators and indexes, each declared by its owner.
 
 Only ever adds, so that the release before keeps working while this one is started beside it. What a run added is
 recorded in `migrations`. Needs the rights of the user `loyalty_migrator`; the application itself has none of them.
@@ -59,6 +59,10 @@ def migrate(db: Mongo, *, release: str, clock: Clock) -> list[str]:
                 added.append(f"collection {name}")
             except CollectionInvalid:
                 pass  # another migration was faster
+        validator = ledger.VALIDATORS.get(name, {})
+        if db[name].options().get("validator", {}) != validator:
+            db.command("collMod", name, validator=validator)
+            added.append(f"validator of {name}")
         before = set(db[name].index_information())
         if indexes:
             # Also those that exist: MongoDB compares them, and says so if one is declared differently.

@@ -13,4 +13,39 @@ INDEXES = {
 }
 """What the collections of this package need beside `_id`."""
 
-__all__ = ["INDEXES"]
+VALIDATORS = {
+    "ledger": {
+        "$jsonSchema": {
+            "bsonType": "object",
+            "required": [
+                "_id",
+                "program",
+                "keys",
+                "kind",
+                "occurred_at",
+                "recorded_at",
+                "postings",
+                "evidence",
+                "state",
+                "prev",
+                "hash",
+            ],
+            "properties": {
+                "_id": {"bsonType": "long"},
+                "program": {"bsonType": "string"},
+                "keys": {"bsonType": "array", "minItems": 1, "items": {"bsonType": "binData"}},
+                "kind": {"bsonType": "string"},
+                "occurred_at": {"bsonType": "date"},
+                "recorded_at": {"bsonType": "date"},
+                "postings": {"bsonType": "array", "items": {"bsonType": "object"}},
+                "evidence": {"bsonType": "object", "required": ["request"]},
+                "state": {"bsonType": "object", "required": ["wallets"]},
+                "prev": {"bsonType": "binData"},
+                "hash": {"bsonType": "binData"},
+            },
+        }
+    }
+}
+"""What MongoDB itself refuses to store: a last fence against a tool or a release that is mistaken about an entry."""
+
+__all__ = ["INDEXES", "VALIDATORS"]

@@ -139,7 +139,7 @@ def test_the_ledger_from_the_command_line(run: Run, empty_database: Mongo) -> No
     assert status["mongodb"]["primary"]
     assert status["redis"] == "not configured"
     assert status["storage"]["free_bytes"] > 0
-    empty_database.ledger.update_one({}, {"$set": {"occurred_at": status["at"]}})
+    empty_database.ledger.update_one({}, {"$currentDate": {"occurred_at": True}})
     broken = run("ledger", "verify", "--json")
     assert broken.returncode == 1
     found = json.loads(broken.stdout)
