@@ -16,7 +16,12 @@ def test_check_and_diff_find_nothing(box: Box) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "playbook", *inventories, "playbooks/site.yml", "--check", "--diff"],
         cwd=CHECKOUT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
+            "ANSIBLE_FORCE_COLOR": "0",
+            "ANSIBLE_NOCOLOR": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
