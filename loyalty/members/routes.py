@@ -47,6 +47,7 @@ def enrol_member(context: Context, body: NewMember) -> Reply[MemberOut]:
         handles=body.handles,
         profile=body.profile.model_dump(mode="json", exclude_unset=True, exclude_none=True),
         status=body.status,
+        request=context.idempotency_key(),
         clock=context.services.clock,
     )
     return _answer(member, location=True)

@@ -157,13 +157,24 @@ def enrol(
     clock: Clock,
     profile: Mapping[str, Any] | None = None,
     status: str = "active",
+    request: str | None = None,
 ) -> Member:
-    """A new member. IdentityTaken when one of the handles is another member's."""
+    """A new member. IdentityTaken when one of the handles is another member's.
+
+    `request` names the client's request (its Idempotency-Key). When the same request has enrolled the member before,
+    and the answer was lost with the connection to the database, that member is the answer.
+    """
     (number,) = allocate_numbers(db, 1)
     document = _document(number, program_id, handles, clock(), status=status, profile=profile)
+    if request is not None:
+        document["enrolled_by"] = request
     try:
         db[COLLECTION].insert_one(document)
     except DuplicateKeyError as error:
+        before = resolve(db, program_id, handles).values() if request is not None else ()
+        for member in before:
+            if member.found.get("enrolled_by") == request:
+                return member
         raise _taken(error, handles) from None
     return Member.from_document(document)
 

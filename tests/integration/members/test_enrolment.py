@@ -80,3 +80,13 @@ def test_search_and_lists_use_an_index(database: Mongo) -> None:
     ):
         plan = database.members.find(wanted).sort("_id", 1).limit(10).explain()
         assert "COLLSCAN" not in str(plan["queryPlanner"]["winningPlan"])
+
+
+def test_the_request_that_enrolled_a_member_may_come_again(database: Mongo) -> None:
+    """As after a lost connection: the member is there, and the client never heard of it."""
+    ada = service.enrol(database, PROGRAM, handles=["ext:1"], clock=system_clock, request="k")
+    assert service.enrol(database, PROGRAM, handles=["ext:1"], clock=system_clock, request="k").number == ada.number
+    with pytest.raises(IdentityTaken):
+        service.enrol(database, PROGRAM, handles=["ext:1"], clock=system_clock, request="another")
+    with pytest.raises(IdentityTaken):
+        service.enrol(database, PROGRAM, handles=["ext:1"], clock=system_clock)
