@@ -18,9 +18,7 @@ from loyalty.events.model import (
     TooManyEvents,
 )
 from loyalty.events.service import Fact
-from loyalty.infra.http.body import parse_json
 from loyalty.infra.http.endpoint import Api, Context, Reply
-from loyalty.infra.http.problems import MalformedJson
 from loyalty.infra.ids import entry_id
 from loyalty.infra.mongo import Document
 from loyalty.infra.problems import NotFound, Problem
@@ -105,7 +103,8 @@ def record_batch(context: Context, raw: bytes) -> Reply[BatchResult]:
     Up to 5,000, as a JSON array or one JSON object a line (`application/x-ndjson`). Each counts for itself: results are
     in the order of the events, and a refused one does not touch the others. After a lost answer send it all again."""
     with _one_batch:
-        values = _values(context, raw)
+        is_lines = context.request.mimetype == "application/x-ndjson"
+        values = service.split_lines(raw) if is_lines else service.split_array(raw)
         if len(values) > MOST_IN_A_BATCH:
             raise TooManyEvents(f"Send at most {MOST_IN_A_BATCH} events in one batch.", max_events=MOST_IN_A_BATCH)
         db, clock = context.services.db, context.services.clock
@@ -117,15 +116,6 @@ def record_batch(context: Context, raw: bytes) -> Reply[BatchResult]:
             _count(summary, line)
             lines.append(orjson.Fragment(orjson.dumps(line)))
         return Reply(orjson.dumps({"results": lines, "summary": summary}))
-
-
-def _values(context: Context, raw: bytes) -> list[Any]:
-    if context.request.mimetype == "application/x-ndjson":
-        return service.split_ndjson(raw)
-    values = parse_json(raw)
-    if not isinstance(values, list):
-        raise MalformedJson("A batch is a JSON array of events, or one event a line as application/x-ndjson.")
-    return values
 
 
 def _read(context: Context, event: NewEvent) -> tuple[Program, Fact]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import orjson
+import msgspec
 from pydantic import ValidationError
 
 from loyalty.events.model import NewEvent
@@ -30,7 +30,8 @@ from loyalty.rules.engine import CompiledRules, Line
 SKEW = timedelta(minutes=5)
 """How far ahead of ours a source's clock may be."""
 
-_ROUND = 1000
+_ROUND = 500
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
 Json = dict[str, Any]
 
@@ -58,8 +59,10 @@ def read(event: NewEvent, program: Program, *, now: datetime) -> Fact:
     return Fact(event, occurred_at, amount, request_digest(event.model_dump(mode="json", exclude_defaults=True)))
 
 
-def record_values(db: Mongo, program: Program, values: Sequence[Any], *, clock: Clock) -> Iterator[Done | Problem]:
-    """Record a batch of JSON values, one result each, in order. What is no event is a refusal in its place.
+def record_values(
+    db: Mongo, program: Program, values: Sequence[bytes | memoryview], *, clock: Clock
+) -> Iterator[Done | Problem]:
+    """Record a batch of events in JSON, one result each, in order. What is no event is a refusal in its place.
 
     They are recorded in rounds, each when the results of the one before have been taken, so that the entries of a large
     batch are never in memory together.
@@ -78,12 +81,13 @@ def record_values(db: Mongo, program: Program, values: Sequence[Any], *, clock: 
             yield results[place]
 
 
-def _parse(value: Any) -> NewEvent:
-    if isinstance(value, Problem):
-        raise value
+def _parse(value: bytes | memoryview) -> NewEvent:
     try:
-        return NewEvent.model_validate(value)
+        return NewEvent.__pydantic_validator__.validate_json(bytes(value))
     except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise MalformedJson(f"{first['msg']}.") from None
         raise ValidationFailed("Correct the fields that `errors` names.", errors=defects(error)) from None
 
 
@@ -114,16 +118,20 @@ def act_of(program: Program, fact: Fact, compiled: CompiledRules | None, *, clie
     return Act(program, event.member.reference(), keys, fact.request, decide, enrols=True)
 
 
-def split_ndjson(raw: bytes) -> list[Any]:
-    """The JSON values of the lines, a MalformedJson in the place of a line that is none. Empty lines do not count."""
-    values: list[Any] = []
-    for line in raw.splitlines():
-        if line.strip():
-            try:
-                values.append(orjson.loads(line))
-            except orjson.JSONDecodeError as error:
-                values.append(MalformedJson(f"{error.msg[:1].upper()}{error.msg[1:]} at column {error.colno}."))
-    return values
+def split_array(raw: bytes) -> list[memoryview]:
+    """The elements of a JSON array, each still as its JSON: a batch is never in memory as a whole. MalformedJson."""
+    try:
+        return [memoryview(element) for element in _ARRAY.decode(raw)]
+    except msgspec.DecodeError as error:
+        detail = "A batch is a JSON array of events, or one event a line as application/x-ndjson."
+        raise MalformedJson(f"{detail} {error}.") from None
+    except RecursionError:
+        raise MalformedJson("The JSON is nested too deeply.") from None
+
+
+def split_lines(raw: bytes) -> list[bytes]:
+    """The lines that have something in them."""
+    return [line for line in raw.splitlines() if line.strip()]
 
 
 def _instant(event: NewEvent, program: Program, now: datetime, found: list[dict[str, str]]) -> datetime | None:

@@ -154,7 +154,7 @@ def test_a_balance_is_one_command(caller: Caller) -> None:
 
 
 def test_a_batch_needs_hardly_more_commands_than_one_event(caller: Caller) -> None:
-    events = [purchase(str(number), f"{number % 100:05}") for number in range(900)]
+    events = [purchase(str(number), f"{number % 100:05}") for number in range(500)]
     caller.send("POST", "/v1/events/batch", events[:100])
     commands, _, status = caller.cost("POST", "/v1/events/batch", events[100:])
     assert status == 200
@@ -163,7 +163,7 @@ def test_a_batch_needs_hardly_more_commands_than_one_event(caller: Caller) -> No
 
 
 def test_a_repeated_batch_is_one_command_and_what_it_fetches(caller: Caller) -> None:
-    events = [purchase(str(number), f"{number % 100:05}") for number in range(900)]
+    events = [purchase(str(number), f"{number % 100:05}") for number in range(500)]
     caller.send("POST", "/v1/events/batch", events)
     commands, _, status = caller.cost("POST", "/v1/events/batch", events)
     assert status == 200
