@@ -1,7 +1,7 @@
 """The connection to MongoDB: one client a process, made after the fork, with time limits that were measured.
 
 A request must be answered within 5 s even when the primary hangs (frozen, cable pulled), so a client that serves
-requests gives up on a server after 2 s and on a socket after 2.5 s. Writes are acknowledged by a majority and
+requests gives up on an answer after 2.5 s and, when the driver then tries again, on finding a server after 1.5 s. Writes are acknowledged by a majority and
 journalled: what was acknowledged survives any single failure.
 """
 
@@ -31,7 +31,7 @@ def connect(uri: str, database: str, *, serves_requests: bool = True, pool: int 
         tz_aware=True,
         appname="loyalty",
         connectTimeoutMS=1500,
-        serverSelectionTimeoutMS=2000,
+        serverSelectionTimeoutMS=1500 if serves_requests else 2000,
         heartbeatFrequencyMS=1000,
         maxPoolSize=pool,
         connect=False,
