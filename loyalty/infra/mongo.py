@@ -1,8 +1,8 @@
 """The connection to MongoDB: one client a process, made after the fork, with time limits that were measured.
 
 A request must be answered within 5 s even when the primary hangs (frozen, cable pulled), so a client that serves
-requests gives up on an answer after 2.5 s and, when the driver then tries again, on finding a server after 1.5 s. Writes are acknowledged by a majority and
-journalled: what was acknowledged survives any single failure.
+requests gives up on an answer after 2.5 s and, when the driver then tries again, on finding a server after 1.5 s.
+Writes are acknowledged by a majority and journalled: what was acknowledged survives any single failure.
 """
 
 from __future__ import annotations
