@@ -132,7 +132,7 @@ class TestKeys:
         made = api.post("/v1/keys", json={"name": "guest", "scopes": ["programs:read"], "expires_at": soon}).json()
         headers = {"Authorization": f"Bearer {made['secret']}"}
         assert api.get("/v1/programs", headers=headers).is_success
-        time.sleep(1.1)
+        time.sleep(1.1)  # the key's second passes on the server's own clock
         problem(api.get("/v1/programs", headers=headers), 401, "unauthenticated")
 
     def test_a_rotated_key_overlaps_with_its_successor(self, api: httpx.Client) -> None:
@@ -142,7 +142,7 @@ class TestKeys:
         assert api.get(f"/v1/keys/{old['id']}").json()["successor"] == new["id"]
         for key in (old, new):
             assert api.get("/v1/programs", headers={"Authorization": f"Bearer {key['secret']}"}).is_success
-        time.sleep(1.1)
+        time.sleep(1.1)  # the key's second passes on the server's own clock
         headers = {"Authorization": f"Bearer {old['secret']}"}
         problem(api.get("/v1/programs", headers=headers), 401, "unauthenticated")
         problem(api.post(f"/v1/keys/{old['id']}/rotate", json={}), 404, "not_found")

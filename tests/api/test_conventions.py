@@ -226,7 +226,7 @@ class TestOperations:
             lines = [line for line in application.log.read_text().splitlines() if "find-me-again" in line]
             if lines:
                 break
-            time.sleep(0.05)
+            time.sleep(0.05)  # a poll: the log is another process's
         assert '"route":"/v1/members/<member>"' in lines[0]
         assert '"status":404' in lines[0]
         assert "lk_" not in application.log.read_text()

@@ -48,7 +48,7 @@ def within_a_minute(attempt: Callable[[], T]) -> T:
     while True:
         left = 60 - time.time() % 60
         if left < 10:
-            time.sleep(left + 0.1)
+            time.sleep(left + 0.1)  # the limit counts by the minute of the clock: begin one that is long enough
         minute = time.time() // 60
         result = attempt()
         if time.time() // 60 == minute:

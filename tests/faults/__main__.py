@@ -91,7 +91,7 @@ def _torment(faults: Faults, kinds: list[str], workload: Workload, *, minutes: f
     end = time.monotonic() + minutes * 60
     while time.monotonic() < end:
         for kind in random.sample(kinds, len(kinds)):
-            time.sleep(pause * random.uniform(0.5, 1.5))
+            time.sleep(pause * random.uniform(0.5, 1.5))  # the pace of the faults
             if time.monotonic() > end:
                 break
             console.print(f"{time.strftime('%H:%M:%S')} {kind}; {len(workload.tally.done):,} operations so far")
@@ -114,7 +114,7 @@ def _wait_until_ready(site: LabSite, *, patience_s: float = 120) -> None:
                     f"The site did not come back within {patience_s:.0f} s.",
                     f"See: ./appliance status --site {site.lab.site}",
                 )
-            time.sleep(1)
+            time.sleep(1)  # a poll
 
 
 if __name__ == "__main__":

@@ -62,11 +62,11 @@ def test_every_acknowledged_operation_is_there_once_after_mongod_and_gunicorn_we
     workload = Workload(site.connect)
     workload.start()
     for server, absent_s in ((site.mongod, 1.5), (site.application, 0.5), (site.redis, 0.5), (site.mongod, 0.0)):
-        time.sleep(4)
+        time.sleep(4)  # what is tested is load over time: let it flow between the faults
         server.kill()
-        time.sleep(absent_s)
+        time.sleep(absent_s)  # how long the server is away is the fault
         server.start()
-    time.sleep(4)
+    time.sleep(4)  # and after the last one
     tally = workload.stop()
 
     assert workload.judge() == []
@@ -107,7 +107,7 @@ def test_a_database_that_is_away_is_answered_503_within_5_s_and_comes_back_by_it
         deadline = time.monotonic() + 10
         while (answer := api.post("/v1/events", json=event)).status_code == 503:
             assert time.monotonic() < deadline, "the application did not find its database again"
-            time.sleep(0.2)
+            time.sleep(0.2)  # a poll, as a client would
         # The writes that timed out may have been applied; the event is there once in any case.
         assert answer.status_code in (200, 201)
         assert len(api.get("/v1/members/ext:00001/entries").json()["data"]) == 2

@@ -162,7 +162,7 @@ class Workload:
                     return None
                 if code != "request_in_progress":
                     raise AssertionError(f"{operation.path} was refused: {response.text[:300]}")
-            time.sleep(random.uniform(0.02, LONGEST_PAUSE_S))
+            time.sleep(random.uniform(0.02, LONGEST_PAUSE_S))  # a till's pace
 
     def _repeat(self, api: httpx.Client, operation: _Operation, first: Done) -> None:
         """A definite answer must come again, whatever happened since."""
@@ -170,7 +170,7 @@ class Workload:
             if response is not None and response.status_code < 500 and response.status_code != 429:
                 self._defect(f"a repetition was refused: {response.text[:300]}")
                 return
-            time.sleep(random.uniform(0.02, LONGEST_PAUSE_S))
+            time.sleep(random.uniform(0.02, LONGEST_PAUSE_S))  # a till's pace
         again = operation.read(response.json())
         if again != first:
             self._defect(f"a repetition was answered with {again}, the first time with {first}")

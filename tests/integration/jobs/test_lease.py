@@ -86,7 +86,7 @@ def test_kill_9_of_the_holder(empty_database: Mongo, start: Start) -> None:
     first = start("a")
     wait_for_marks(empty_database, "a", 2)
     start("b")
-    time.sleep(1)
+    time.sleep(1)  # the second one has slots in which it could run wrongly
     first.kill()
     killed = time.monotonic()
     wait_for_marks(empty_database, "b", 3)
@@ -100,7 +100,7 @@ def test_a_frozen_holder_wakes_up_without_the_lease(empty_database: Mongo, start
     first = start("a")
     wait_for_marks(empty_database, "a", 2)
     start("b")
-    time.sleep(1)
+    time.sleep(1)  # the second one has slots in which it could run wrongly
     first.send_signal(signal.SIGSTOP)
     wait_for_marks(empty_database, "b", 2)
     first.send_signal(signal.SIGCONT)
@@ -120,11 +120,11 @@ def test_the_database_goes_away_and_comes_back(tmp_path: Path) -> None:
         db = connect(mongod.uri, "jobs")
         wait_for_marks(db, "a", 2)
         mongod.kill()
-        time.sleep(4)
+        time.sleep(4)  # how long the database is away is the fault
         mongod.start()
         wait_for_marks(db, "a", db.marks.count_documents({}) + 2)
         mongod.freeze()
-        time.sleep(5)
+        time.sleep(5)  # likewise
         mongod.thaw()
         wait_for_marks(db, "a", db.marks.count_documents({}) + 2)
         assert_no_slot_ran_twice(db)
@@ -146,7 +146,7 @@ def test_terms_grow_only_when_the_lease_changes_hands(empty_database: Mongo) -> 
     assert not second.acquire()
     assert not second.held()
     turn = Turn(first, first.term)
-    time.sleep(1.1)
+    time.sleep(1.1)  # the lease runs out by the server's clock, which no test can move
     with pytest.raises(LeaseLost):
         turn.check()
     assert second.acquire()

@@ -18,7 +18,7 @@ def test_one_at_a_time_though_each_holder_removes_the_file(tmp_path: Path) -> No
             with locked(tmp_path / "lock"):
                 inside.append(1)
                 most.append(len(inside))
-                time.sleep(0.0005)
+                time.sleep(0.0005)  # leaves the others time to come in, if they could
                 inside.pop()
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -37,7 +37,7 @@ def test_who_waits_is_told_once(tmp_path: Path) -> None:
         thread.start()
         deadline = time.monotonic() + 5
         while not told and time.monotonic() < deadline:
-            time.sleep(0.01)
+            time.sleep(0.01)  # a poll
     thread.join()
     assert told == ["waiting"]
 
