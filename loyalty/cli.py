@@ -200,7 +200,7 @@ def program_create(
             backdating_days=backdating_days,
             auto_enrol=auto_enrol,
             mode="live",
-        ).model_dump()
+        ).model_dump(exclude={"policies"})
     except ValidationError as error:
         raise click.UsageError(_defects(error)) from None
     db = tool.database()

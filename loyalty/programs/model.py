@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from loyalty.infra import money
 from loyalty.infra.http.model import Body, Out, Timestamp, unset
 from loyalty.infra.problems import Problem
+from loyalty.programs.policies import DEFAULTS, Policies
 
 Mode = Literal["live", "sandbox"]
 MODES: tuple[Mode, ...] = ("live", "sandbox")
@@ -64,6 +65,7 @@ class Program:
     mode: str
     created_at: datetime
     version: int
+    policies: Policies = DEFAULTS
 
     def to_document(self) -> dict[str, Any]:
         """The form that is stored."""
@@ -77,11 +79,13 @@ class Program:
             "mode": self.mode,
             "created_at": self.created_at,
             "version": self.version,
+            "policies": self.policies.model_dump(mode="json"),
         }
 
     @staticmethod
     def from_document(document: dict[str, Any]) -> Program:
-        """The program that `to_document` wrote."""
+        """The program that `to_document` wrote, or a release that knew no policies."""
+        policies = document.get("policies")
         return Program(
             id=document["_id"],
             name=document["name"],
@@ -92,6 +96,7 @@ class Program:
             mode=document["mode"],
             created_at=document["created_at"],
             version=document["version"],
+            policies=DEFAULTS if policies is None else Policies.model_validate(policies),
         )
 
 
@@ -105,6 +110,7 @@ class NewProgram(Body):
     backdating_days: BackdatingDays = None
     auto_enrol: AutoEnrol = True
     mode: Mode = Field("live", description="A sandbox is a program for trying things out.")
+    policies: Policies = Field(default_factory=Policies, description="How its points behave.")
 
 
 class ProgramChange(Body):
@@ -114,6 +120,7 @@ class ProgramChange(Body):
     timezone: TimeZone = unset()
     backdating_days: BackdatingDays = unset()
     auto_enrol: AutoEnrol = unset()
+    policies: Policies = unset("All policies together: what is absent in them goes back to its default.")
 
 
 class ProgramOut(Out):
@@ -128,6 +135,7 @@ class ProgramOut(Out):
     mode: Mode = Field(description="live or sandbox.")
     created_at: Timestamp = Field(description="When the program was created.")
     version: int = Field(description="Grows with every change; the ETag carries it.")
+    policies: Policies = Field(description="How its points behave.")
 
     @staticmethod
     def of(program: Program) -> ProgramOut:

@@ -36,8 +36,8 @@ DayOfYear = Annotated[str, StringConstraints(pattern=r"^\d\d-\d\d$"), AfterValid
 EventType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")]
 PaymentMethod = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Decimal = Annotated[str, StringConstraints(pattern=r"^\d{1,15}(\.\d{1,6})?$")]
-Months = Annotated[int, Field(ge=1, le=MOST_MONTHS, description="So many months; the last day of a shorter one.")]
-Days = Annotated[int, Field(ge=1, le=MOST_DAYS, description="So many days.")]
+Months = Annotated[int, Field(ge=1, le=MOST_MONTHS)]
+Days = Annotated[int, Field(ge=1, le=MOST_DAYS)]
 
 
 class NoPending(Body):
@@ -50,7 +50,7 @@ class PeriodPending(Body):
     """Points become available when the day begins that is `days` after the day of the event."""
 
     type: Literal["period"] = Field(description="The kind of waiting.")
-    days: Days
+    days: Days = Field(description="So many days.")
 
 
 class DatePending(Body):
@@ -87,8 +87,8 @@ class NeverExpiry(Body):
 
 
 class _Duration(Body):
-    months: Months | None = None
-    days: Days | None = None
+    months: Months | None = Field(None, description="So many months, to the last day of a shorter one.")
+    days: Days | None = Field(None, description="Or so many days.")
 
     @model_validator(mode="after")
     def _one_of_both(self) -> _Duration:

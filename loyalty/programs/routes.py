@@ -19,7 +19,18 @@ from loyalty.programs.model import NewProgram, Program, ProgramChange, ProgramEx
 api = Api("programs", "Programs", "Whose points they are: currency, time zone and the policies of a program.")
 
 EXAMPLE = {"id": "bakery", "name": "Corner Bakery", "currency": "USD", "timezone": "America/New_York"}
-
+CHANGE = {
+    "backdating_days": 30,
+    "policies": {
+        "wallets": {
+            "points": {
+                "pending": {"type": "period", "days": 14},
+                "expiry": {"type": "rolling", "months": 12, "round_up_to": "month"},
+            }
+        },
+        "points_payment": {"points": 100, "amount": "1.00"},
+    },
+}
 
 ProgramPath = Annotated[str, Field(description="The id of a program.", examples=["bakery"])]
 
@@ -54,7 +65,7 @@ def create_program(context: Context, body: NewProgram) -> Reply[ProgramCreated]:
     The answer holds the first API key of the program. It is shown once: an answer repeated for an Idempotency-Key
     has null in its place."""
     db, clock = context.services.db, context.services.clock
-    program = service.create(db, clock=clock, **body.model_dump())
+    program = service.create(db, clock=clock, **dict(body))
     key, secret = auth.create_key(
         db, program=program.id, mode=program.mode, name="first key", scopes=ALL_SCOPES, clock=clock
     )
@@ -75,17 +86,18 @@ def read_program(context: Context, program_id: ProgramPath) -> Reply[ProgramOut]
     if_match="required",
     idempotent=True,
     problems=(NotFound,),
-    example={"name": "Corner Bakery & Café", "backdating_days": 30},
+    example=CHANGE,
 )
 def change_program(context: Context, program_id: ProgramPath, body: ProgramChange) -> Reply[ProgramOut]:
     """Change a program
 
-    Only the fields that are sent change. Currency and mode are for ever."""
+    Only the fields that are sent change, `policies` as a whole. Currency and mode are for ever, and so are wallets:
+    members may have points in them."""
     changed = service.change(
         context.services.db,
         _own(context, program_id),
         expected_version=context.expected_version(),
-        changes=body.model_dump(exclude_unset=True),
+        changes={name: getattr(body, name) for name in body.model_fields_set},
     )
     return _answer(changed)
 

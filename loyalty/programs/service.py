@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pymongo import IndexModel, ReturnDocument
@@ -10,9 +11,11 @@ from pymongo.errors import DuplicateKeyError
 from loyalty.infra.cache import TtlCache
 from loyalty.infra.clock import Clock
 from loyalty.infra.http.problems import PreconditionFailed
+from loyalty.infra.money import MoneyError, to_minor
 from loyalty.infra.mongo import Mongo
-from loyalty.infra.problems import NotFound
+from loyalty.infra.problems import NotFound, ValidationFailed
 from loyalty.programs.model import Program, ProgramExists
+from loyalty.programs.policies import DEFAULTS, Policies
 
 COLLECTION = "programs"
 INDEXES: dict[str, list[IndexModel]] = {COLLECTION: []}
@@ -31,8 +34,10 @@ def create(
     backdating_days: int | None = None,
     auto_enrol: bool = True,
     mode: str = "live",
+    policies: Policies = DEFAULTS,
 ) -> Program:
-    """Create a program. ProgramExists when the id is taken."""
+    """Create a program. ProgramExists when the id is taken, ValidationFailed when the policies do not suit it."""
+    check(policies, currency)
     program = Program(
         id=id,
         name=name,
@@ -43,6 +48,7 @@ def create(
         mode=mode,
         created_at=clock(),
         version=1,
+        policies=policies,
     )
     try:
         db[COLLECTION].insert_one(program.to_document())
@@ -70,10 +76,18 @@ def read(db: Mongo, program_id: str) -> Program:
 
 
 def change(db: Mongo, program_id: str, *, expected_version: int | None, changes: dict[str, Any]) -> Program:
-    """Change fields of a program. PreconditionFailed when it is not at `expected_version` (None: whichever it is)."""
+    """Change fields of a program. PreconditionFailed when it is not at `expected_version` (None: whichever it is).
+
+    ValidationFailed when new policies do not suit it: a wallet that was once named may hold points, so it stays.
+    """
     wanted: dict[str, Any] = {"_id": program_id}
     if expected_version is not None:
         wanted["version"] = expected_version
+    policies = changes.get("policies")
+    if policies is not None:
+        before = read(db, program_id)
+        check(policies, before.currency, wallets=before.policies.wallets)
+        changes = {**changes, "policies": policies.model_dump(mode="json")}
     document = db[COLLECTION].find_one_and_update(
         wanted,
         {"$set": changes, "$inc": {"version": 1}} if changes else {"$inc": {"version": 1}},
@@ -84,3 +98,26 @@ def change(db: Mongo, program_id: str, *, expected_version: int | None, changes:
         current = read(db, program_id)
         raise PreconditionFailed(f"The program is at version {current.version} now. Read it again.")
     return Program.from_document(document)
+
+
+def check(policies: Policies, currency: str, *, wallets: Iterable[str] = ()) -> None:
+    """ValidationFailed lists what no schema can say of policies: `wallets` are those that there are already."""
+    found = []
+    for name in sorted(set(wallets) - set(policies.wallets)):
+        detail = f"Members may have points in {name}. Keep the wallet; it may be made unspendable."
+        found.append({"pointer": f"/policies/wallets/{name}", "code": "missing", "detail": detail})
+    payment = policies.points_payment
+    if payment is not None:
+        where = "/policies/points_payment"
+        try:
+            if to_minor(payment.amount, currency) == 0:
+                found.append(
+                    {"pointer": f"{where}/amount", "code": "invalid_value", "detail": "It must be above zero."}
+                )
+        except MoneyError as error:
+            found.append({"pointer": f"{where}/amount", "code": "invalid_value", "detail": f"{error}."})
+        if payment.wallet not in policies.wallets or not policies.wallets[payment.wallet].spendable:
+            detail = "Name one of the spendable wallets."
+            found.append({"pointer": f"{where}/wallet", "code": "invalid_value", "detail": detail})
+    if found:
+        raise ValidationFailed("Correct the fields that `errors` names.", errors=found)
