@@ -18,7 +18,8 @@ from loyalty.infra.mongo import Mongo
 from loyalty.infra.redis import RedisLink
 from loyalty.jobs.service import list_jobs
 from loyalty.ledger.entry import SEQUENCE_BITS
-from loyalty.ledger.state import State, due, fold
+from loyalty.ledger.movements import due
+from loyalty.ledger.state import State, fold
 
 _BATCH = 1000
 

@@ -6,7 +6,8 @@ from datetime import datetime
 
 from loyalty.infra.problems import IdempotencyConflict
 from loyalty.ledger.entry import Draft, business_key, request_digest
-from loyalty.ledger.state import State, credit, debit
+from loyalty.ledger.movements import credit, debit
+from loyalty.ledger.state import State
 from loyalty.members.model import Member
 from loyalty.points.acts import Act, Decide
 from loyalty.programs.model import Program

@@ -18,7 +18,8 @@ from loyalty.infra.http.problems import MalformedJson
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import IdempotencyConflict, Problem, ValidationFailed
 from loyalty.ledger.entry import Draft, business_key, request_digest
-from loyalty.ledger.state import State, credit
+from loyalty.ledger.movements import credit
+from loyalty.ledger.state import State
 from loyalty.members.model import Member
 from loyalty.points import acts
 from loyalty.points.acts import Act, Decide, Done

@@ -18,18 +18,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, DuplicateKeyError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, PyMongoError
+from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 
 from loyalty.infra.clock import Clock
-from loyalty.ledger.entry import Draft, Head, make_entry, member_of
-from loyalty.ledger.heads import read_heads
-from loyalty.ledger.state import Document, Refusal, State, due, fold
+from loyalty.infra.ids import entry_id
+from loyalty.ledger.entry import Draft, Head, entry_key, make_entry, member_of
+from loyalty.ledger.heads import read_head, read_heads
+from loyalty.ledger.movements import due, lapsed
+from loyalty.ledger.state import Document, Refusal, State, fold, with_facets, with_lapses
 
 Ledger = Collection[Document]
 
 _MOST_IN_AN_INSERT = 1000
 _MOST_ROUNDS = 200
+_MOST_COMMITS = 10
+_TAKEN = frozenset({11000, 112})  # a duplicate key, a write conflict
 
 
 class Contention(Exception):
@@ -173,6 +180,76 @@ class _Append:
         return part, False
 
 
+def append_together(
+    ledger: Ledger,
+    operations: Sequence[Operation],
+    *,
+    clock: Clock,
+    also: Callable[[ClientSession], None] = lambda session: None,
+) -> list[Outcome]:
+    """Append all of the operations or none, in one transaction; outcomes in their order.
+
+    `also` writes other documents in the same transaction, or raises Refusal. When one operation is refused, or done
+    before, that is the outcome of all that were not. Each entry's evidence names the others under `with`.
+    """
+    asked = {index: (operation.keys, operation.request) for index, operation in enumerate(operations)}
+    with ledger.database.client.start_session() as session:
+        for _ in range(_MOST_ROUNDS):
+            done = find_done(ledger, asked)
+            if done:
+                first = next(iter(done.values()))
+                return [done.get(index, first) for index in asked]
+            try:
+                with session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority", j=True)):
+                    entries = _make_together(ledger, operations, clock(), session)
+                    also(session)
+                    ledger.insert_many(entries, session=session)
+                    _commit(session)
+            except Refusal as refusal:
+                return [Outcome("refused", refusal=refusal) for _ in operations]
+            except PyMongoError as error:
+                if _lost_the_race(error):
+                    continue
+                raise
+            return [Outcome("applied", entry) for entry in entries]
+    raise Contention
+
+
+def _make_together(
+    ledger: Ledger, operations: Sequence[Operation], now: datetime, session: ClientSession
+) -> list[Document]:
+    """The next entries of the members, each of which must be another one."""
+    members = [operation.member for operation in operations]
+    heads = {member: read_head(ledger, member, session=session) for member in members}
+    numbers = {member: entry_key(member, head.sequence + 1) for member, head in heads.items()}
+    entries = []
+    for operation in operations:
+        others = [entry_id(number) for member, number in numbers.items() if member != operation.member]
+        entry, _ = _next_entry(heads[operation.member], operation, now, others=others)
+        entries.append(entry)
+    return entries
+
+
+def _commit(session: ClientSession) -> None:
+    """Commit, and ask again for as long as the answer is unknown: a commit happens once."""
+    for _ in range(_MOST_COMMITS):
+        try:
+            session.commit_transaction()
+            return
+        except PyMongoError as error:
+            if not error.has_error_label("UnknownTransactionCommitResult"):
+                raise
+            unknown = error
+    raise unknown
+
+
+def _lost_the_race(error: PyMongoError) -> bool:
+    """Whether another writer took the place of an entry; then nothing of the transaction happened."""
+    if isinstance(error, BulkWriteError):
+        return all(failure["code"] in _TAKEN for failure in error.details["writeErrors"])
+    return error.has_error_label("TransientTransactionError") or getattr(error, "code", None) in _TAKEN
+
+
 def find_done(ledger: Ledger, asked: Mapping[int, tuple[Sequence[bytes], bytes]]) -> dict[int, Outcome]:
     """Those of `asked` (keys and request) of which a key is in the ledger already: replays, and conflicts."""
     wanted = [key for keys, _ in asked.values() for key in keys]
@@ -197,14 +274,19 @@ def preview(head: Head, operation: Operation, now: datetime) -> Document:
     return _next_entry(head, operation, now)[0]
 
 
-def _next_entry(head: Head, operation: Operation, now: datetime) -> tuple[Document, Head]:
+def _next_entry(
+    head: Head, operation: Operation, now: datetime, *, others: Sequence[str] = ()
+) -> tuple[Document, Head]:
     """The entry after `head`, and the head after it. Ledger time never runs backwards within a chain."""
     recorded_at = now if head.recorded_at is None else max(now, head.recorded_at)
-    settling = due(head.state, recorded_at)
-    settled = fold(head.state, settling)
+    settling, over = due(head.state, recorded_at), lapsed(head.state, recorded_at)
+    settled = with_lapses(fold(head.state, settling), over)
     draft = operation.decide(settled, head.sequence + 1, recorded_at)
     draft.evidence["request"] = operation.request
-    state = fold(settled, draft.postings)
+    if others:
+        draft.evidence["with"] = list(others)
+    lapses = {**over, **draft.lapses}
+    state = with_facets(with_lapses(fold(settled, draft.postings), draft.lapses), draft.facets)
     entry = make_entry(
         head,
         draft,
@@ -212,6 +294,7 @@ def _next_entry(head: Head, operation: Operation, now: datetime) -> tuple[Docume
         keys=operation.keys,
         state=state,
         postings=[*settling, *draft.postings],
+        lapses=lapses,
         recorded_at=recorded_at,
     )
     return entry, Head(head.member, head.sequence + 1, entry["hash"], state, recorded_at)

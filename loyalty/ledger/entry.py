@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
@@ -85,12 +85,18 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What an operation wants to happen, decided from the state before it."""
+    """What an operation wants to happen, decided from the state before it.
+
+    `facets` are the documents that features keep from now on, by name, and None for one that is no longer needed.
+    `lapses` are wallets and the instants at which they lapse from now on, None for never.
+    """
 
     kind: str
     occurred_at: datetime
     postings: Sequence[Posting]
     evidence: Document
+    facets: Mapping[str, Document | None] = field(default_factory=dict)
+    lapses: Mapping[str, datetime | None] = field(default_factory=dict)
 
 
 def make_entry(
@@ -101,9 +107,14 @@ def make_entry(
     keys: Sequence[bytes],
     state: State,
     postings: Sequence[Posting],
+    lapses: Mapping[str, datetime | None],
     recorded_at: datetime,
 ) -> Document:
-    """The document of the entry after `head`. `state` is the fold of `postings` over the head's state."""
+    """The document of the entry after `head`.
+
+    `state` is the fold of `postings` over the head's state, with `lapses` and the draft's facets. The entry names the
+    facets that it `touches`, so that nobody can change another one.
+    """
     entry: Document = {
         "_id": entry_key(head.member, head.sequence + 1),
         "program": program,
@@ -116,6 +127,10 @@ def make_entry(
         "state": state.document(),
         "prev": head.hash,
     }
+    if lapses:
+        entry["lapses"] = dict(sorted(lapses.items()))
+    if draft.facets:
+        entry["touches"] = sorted(draft.facets)
     entry["hash"] = entry_hash(entry)
     return entry
 

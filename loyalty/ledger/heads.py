@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 
 from loyalty.ledger.entry import SEQUENCE_BITS, Head, entry_key, member_of
@@ -46,9 +47,9 @@ def head_of(member: int, found: Mapping[str, Any]) -> Head:
     return Head.of(found["head"][0]) if found["head"] else Head.empty(member)
 
 
-def read_head(ledger: Collection[Document], member: int) -> Head:
+def read_head(ledger: Collection[Document], member: int, *, session: ClientSession | None = None) -> Head:
     """The end of one chain."""
-    entry = ledger.find_one(_chain(member), _HEAD_FIELDS, sort=[("_id", -1)])
+    entry = ledger.find_one(_chain(member), _HEAD_FIELDS, sort=[("_id", -1)], session=session)
     return Head.of(entry) if entry else Head.empty(member)
 
 

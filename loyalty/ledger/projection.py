@@ -14,21 +14,29 @@ from pymongo.errors import BulkWriteError
 
 from loyalty.infra.mongo import Mongo
 from loyalty.ledger.entry import member_of, sequence_of
-from loyalty.ledger.state import Document
+from loyalty.ledger.movements import next_due
+from loyalty.ledger.state import Document, State
 
 _FIELDS = {"program": 1, "recorded_at": 1, "state": 1}
 _BATCH = 1000
 
 
 def wallet_document(entry: Mapping[str, Any]) -> Document:
-    """The projection of one entry."""
-    return {
+    """The projection of one entry. `due_at` is when time alone changes the member's points or tier next."""
+    state = entry["state"]
+    document = {
         "_id": member_of(entry["_id"]),
         "program": entry["program"],
         "sequence": sequence_of(entry["_id"]),
         "recorded_at": entry["recorded_at"],
-        "wallets": entry["state"]["wallets"],
+        "wallets": state["wallets"],
     }
+    if "facets" in state:
+        document["facets"] = state["facets"]
+    due_at = next_due(State.of(state))
+    if due_at is not None:
+        document["due_at"] = due_at
+    return document
 
 
 def project(db: Mongo, entries: Iterable[Mapping[str, Any]]) -> int:

@@ -9,7 +9,8 @@ from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import NotFound
 from loyalty.ledger.entry import Head
 from loyalty.ledger.heads import head_lookup, head_of, read_entries, read_entry, read_head_at
-from loyalty.ledger.state import State, due, fold
+from loyalty.ledger.movements import due
+from loyalty.ledger.state import State, fold
 from loyalty.members import service as members
 from loyalty.members.model import Member
 

@@ -13,7 +13,8 @@ from loyalty.infra.ids import new_id
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import IdempotencyConflict, NotFound
 from loyalty.ledger.entry import Draft, business_key, request_digest
-from loyalty.ledger.state import State, debit
+from loyalty.ledger.movements import debit
+from loyalty.ledger.state import State
 from loyalty.members.model import Member
 from loyalty.points.acts import Act, Decide
 from loyalty.points.model import MemberBlocked

@@ -9,7 +9,8 @@ from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo
 from loyalty.ledger.append import Operation, append
 from loyalty.ledger.entry import Draft
-from loyalty.ledger.state import State, credit
+from loyalty.ledger.movements import credit
+from loyalty.ledger.state import State
 
 
 def earn(db: Mongo, members: range, *, points: int = 10, at: datetime | None = None) -> None:

@@ -12,8 +12,9 @@ from loyalty.ledger import INDEXES
 from loyalty.ledger.append import Operation, append
 from loyalty.ledger.entry import Draft, business_key, request_digest
 from loyalty.ledger.heads import read_head, read_heads
+from loyalty.ledger.movements import credit
 from loyalty.ledger.projection import project
-from loyalty.ledger.state import State, credit
+from loyalty.ledger.state import State
 
 LENGTHS = range(13)
 

@@ -15,9 +15,10 @@ from loyalty.infra.mongo import Mongo
 from loyalty.ledger import INDEXES
 from loyalty.ledger.append import Operation, append
 from loyalty.ledger.entry import Draft, entry_hash, entry_key
+from loyalty.ledger.movements import credit
 from loyalty.ledger.projection import rebuild
 from loyalty.ledger.seal import Sealer
-from loyalty.ledger.state import State, credit
+from loyalty.ledger.state import State
 from loyalty.ledger.verify import verify
 
 KEY = Ed25519PrivateKey.generate()

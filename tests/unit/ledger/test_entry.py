@@ -25,7 +25,8 @@ from loyalty.ledger.entry import (
     request_digest,
     sequence_of,
 )
-from loyalty.ledger.state import State, credit, fold
+from loyalty.ledger.movements import credit
+from loyalty.ledger.state import State, fold
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
 TIMED: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
@@ -42,6 +43,7 @@ def example(member: int = 7, points: int = 11) -> dict[str, object]:
         keys=[b"k" * 16],
         state=state,
         postings=postings,
+        lapses={},
         recorded_at=NOON,
     )
 

@@ -8,18 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loyalty.ledger.state import (
-    InsufficientPoints,
-    LedgerDefect,
-    Lot,
-    Posting,
-    State,
-    Wallet,
-    credit,
-    debit,
-    due,
-    fold,
-)
+from loyalty.ledger.movements import credit, debit, due
+from loyalty.ledger.state import InsufficientPoints, LedgerDefect, Lot, Posting, State, Wallet, fold
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 
@@ -128,7 +118,7 @@ def test_waiting_in_one_step_or_in_many_ends_alike(taken: list[tuple[str, int, i
 def test_a_lot_is_gone_at_the_very_instant_of_its_expiry() -> None:
     state = fold(State(), credit(State(), "points", 10, source="issuance", sequence=1, expires_at=day(5)))
     assert due(state, day(5) - timedelta(milliseconds=1)) == []
-    assert due(state, day(5)) == [Posting("points", "available", "expired", 10, 1)]
+    assert due(state, day(5)) == [Posting("points", "available", "expired", 10, 1, expires_at=day(5))]
 
 
 def test_earliest_expiry_is_spent_first_and_never_expiring_points_last() -> None:
@@ -194,6 +184,7 @@ def test_what_cannot_happen_is_a_defect(posting: Posting) -> None:
         {"available": 11},
         {"pending": 1},
         {"held": -1},
+        {"deficit": 1},
         {"earned": 11},
         {"lots": (Lot(1, 4), Lot(2, 6, expires_at=day(1)))},
     ],
