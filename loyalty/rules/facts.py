@@ -10,6 +10,8 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, Final, Literal, NamedTuple
 
+from loyalty.programs.calendar import Calendar
+
 Kind = Literal["text", "texts", "amount", "integer", "boolean", "date", "time", "weekday", "status", "anything"]
 """The type of a field. `texts` is a set of texts; `anything` a text, a whole number or a boolean (open maps)."""
 
@@ -74,15 +76,15 @@ def no_counters(name: str) -> int | None:
 class Facts:
     """One event, its member and its moment.
 
-    Amounts are minor units of the program's currency. `occurred_at` is the instant in UTC and `local` the same instant
-    in the program's zone. `counters` answers `purchases.month`, `spend.day`, `points.<wallet>.ever` … with what the
+    Amounts are minor units of the program's currency. `occurred_at` is the instant in UTC and `calendar` that of the
+    program's zone. `counters` answers `purchases.month`, `spend.day`, `points.<wallet>.ever` … with what the
     member had *before* this event, or None when it is not kept. What is derived is computed on first use.
     """
 
     type: str
     source: str
     occurred_at: datetime
-    local: datetime
+    calendar: Calendar
     member: MemberFacts = NOBODY
     store: str | None = None
     amount: int | None = None
@@ -133,9 +135,14 @@ class Facts:
         return found
 
     @cached_property
+    def local(self) -> datetime:
+        """What clocks in the program's zone show."""
+        return self.calendar.local(self.occurred_at)
+
+    @cached_property
     def date(self) -> date:
         """The local day."""
-        return self.local.date()
+        return self.calendar.day(self.occurred_at)
 
     @cached_property
     def minute(self) -> int:
@@ -145,7 +152,7 @@ class Facts:
     @cached_property
     def weekday(self) -> str:
         """`mon` to `sun`."""
-        return WEEKDAYS[self.local.weekday()]
+        return WEEKDAYS[self.date.weekday()]
 
     @cached_property
     def days_since_joined(self) -> int | None:
@@ -230,9 +237,9 @@ FIELDS: Final[Mapping[str, Field]] = {
     "time.date": Field("date", attrgetter("date"), "The local day."),
     "time.time": Field("time", attrgetter("minute"), "The local time, to the minute."),
     "time.weekday": Field("weekday", attrgetter("weekday"), "`mon` to `sun`."),
-    "time.day": Field("integer", attrgetter("local.day"), "Day of the month, 1 to 31."),
-    "time.month": Field("integer", attrgetter("local.month"), "1 to 12."),
-    "time.year": Field("integer", attrgetter("local.year"), "The year."),
+    "time.day": Field("integer", attrgetter("date.day"), "Day of the month, 1 to 31."),
+    "time.month": Field("integer", attrgetter("date.month"), "1 to 12."),
+    "time.year": Field("integer", attrgetter("date.year"), "The year."),
     **{
         f"counters.{name}.{period}": Field(kind, _counter(f"{name}.{period}"), f"{text} before this event ({period}).")
         for name, kind, text in _COUNTED
