@@ -15,8 +15,9 @@ from loyalty.ledger import INDEXES
 from loyalty.ledger.append import Operation, Outcome, append
 from loyalty.ledger.entry import Draft, business_key, request_digest, sequence_of
 from loyalty.ledger.heads import read_entries, read_head, read_head_at, read_heads
+from loyalty.ledger.movements import credit, debit
 from loyalty.ledger.projection import project, rebuild
-from loyalty.ledger.state import InsufficientPoints, State, credit, debit
+from loyalty.ledger.state import InsufficientPoints, State
 from loyalty.ledger.verify import verify
 
 

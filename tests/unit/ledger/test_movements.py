@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loyalty.ledger.movements import (
+    OverspentRefund,
     activate,
     capture,
     credit,
@@ -81,14 +82,14 @@ class Purse:
         elif kind == "pend":
             activates_at = self.now + timedelta(days=more) if more else SOMEDAY
             expires_at = None if at is None or not more else activates_at + timedelta(days=days or 1)
-            options = {"activates_at": activates_at, "expires_at": expires_at}
-            self.apply(credit(self.state, "points", points, source="issuance", sequence=self.sequence, **options))
+            instants = {"activates_at": activates_at, "expires_at": expires_at}
+            self.apply(credit(self.state, "points", points, source="issuance", sequence=self.sequence, **instants))
         elif kind == "spend":
             self.apply(debit(self.state, "points", points, target="spent"))
         elif kind == "hold":
             until = self.now + timedelta(days=more + 1)
-            options = {"sequence": self.sequence, "until": until, "grace_days": more % 3}
-            self.apply(hold(self.state, "points", points, **options))
+            grace = more % 3
+            self.apply(hold(self.state, "points", points, sequence=self.sequence, until=until, grace_days=grace))
         elif kind == "capture" and wallet.holds:
             number = wallet.holds[more % len(wallet.holds)].id
             self.apply(capture(self.state, "points", number, self.now, sequence=self.sequence, points=points))
@@ -96,22 +97,21 @@ class Purse:
             number = wallet.holds[more % len(wallet.holds)].id
             self.apply(release(self.state, "points", number, self.now, sequence=self.sequence))
         elif kind == "reverse":
-            policy = ("stop_at_zero", "pending_only", "negative")[more % 3]
+            policies: tuple[OverspentRefund, ...] = ("stop_at_zero", "pending_only", "negative")
+            policy = policies[more % 3]
             taken = reverse(self.state, "points", points, activates_at=None, expires_at=at, policy=policy, now=self.now)
             assert sum(posting.points for posting in taken.postings) + taken.shortfall + taken.lapsed == points
             assert policy != "negative" or not taken.shortfall
             self.apply(taken.postings)
         elif kind == "restore" and self.spends:
             parts = self.spends.pop(more % len(self.spends))
-            options = {"now": self.now, "grace_days": more % 3, "sequence": self.sequence}
-            self.apply(restore(self.state, "points", parts, **options))
+            self.apply(restore(self.state, "points", parts, now=self.now, grace_days=more % 3, sequence=self.sequence))
         elif kind == "activate":
             waiting = [lot for lot in wallet.lots if lot.activates_at == SOMEDAY]
             if waiting:
                 lot = waiting[0]
                 part = min(points, lot.points)
-                options = {"lot": lot.id, "expires_at": at, "sequence": self.sequence}
-                self.apply(activate(self.state, "points", part, **options))
+                self.apply(activate(self.state, "points", part, lot=lot.id, expires_at=at, sequence=self.sequence))
         elif kind == "lapse":
             self.state = with_lapses(self.state, {"points": at})
         elif kind == "wait":
@@ -193,7 +193,8 @@ def test_a_hold_keeps_the_expiry_of_its_points() -> None:
 
 def test_points_do_not_expire_under_a_hold() -> None:
     """Case 3.5: strict by default, with days of grace where the hold grants them."""
-    for grace_days, left in ((0, []), (2, [(10, None, day(8))])):
+    back = (10, None, day(8))
+    for grace_days, left in ((0, []), (2, [back])):
         state = earned((10, None, day(5)))
         state = fold(state, hold(state, "points", 10, sequence=2, until=day(9), grace_days=grace_days))
         state = settle(state, day(6))
@@ -216,9 +217,10 @@ def test_a_hold_is_resolved_once_and_never_beyond_its_points() -> None:
     with pytest.raises(HoldTooSmall):
         capture(state, "points", 2, day(0), sequence=3, points=11)
     resolved = fold(state, release(state, "points", 2, day(0), sequence=3))
-    for again in (capture, release):
-        with pytest.raises(HoldNotOpen):
-            again(resolved, "points", 2, day(0), sequence=4)
+    with pytest.raises(HoldNotOpen):
+        capture(resolved, "points", 2, day(0), sequence=4)
+    with pytest.raises(HoldNotOpen):
+        release(resolved, "points", 2, day(0), sequence=4)
 
 
 def test_what_is_owed_is_paid_by_what_arrives() -> None:
