@@ -4,7 +4,7 @@
      next_run_at, items, lag}
 
 `slot` is the start of the period that the last run was for, `term` the lease's term it ran in. `last_status`
-is `running`, `ok` or `failed`. `items` and `lag` belong to continuous jobs: what they have done in all, and how
+is `running`, `ok` or `failed`. `items` is what a job that counts has done in all; `lag` belongs to continuous jobs: how
 far behind the ledger they are, in seconds.
 """
 

@@ -70,6 +70,11 @@ def finish(
     )
 
 
+def progress(db: Mongo, name: str, *, turn: Turn, items: int) -> None:
+    """Add to what a periodic job has done in all; nothing when a later term has taken over."""
+    db.jobs.update_one({"_id": name, "term": turn.term}, {"$inc": {"items": items}})
+
+
 def begin_following(db: Mongo, job: ContinuousJob, *, now: datetime, turn: Turn) -> None:
     """Write that a continuous job has started. LeaseLost when a later term has it."""
     fields = {

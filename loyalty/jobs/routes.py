@@ -31,6 +31,9 @@ class JobOut(Out):
     last_status: Literal["running", "ok", "failed"] | None = Field(description="How the last run ended.")
     last_error: str | None = Field(description="Why the last run failed.")
     runs: int = Field(description="How often it was started.")
+    items: int | None = Field(
+        description="What it has done in all: entries followed, members settled; null for a job that does not count."
+    )
     next_run_at: Timestamp | None = Field(description="When it runs next.")
     holder: str | None = Field(description="The process that ran it: server, process number, random part.")
     lag: float | None = Field(description="Seconds it is behind the ledger; null where that means nothing.")

@@ -29,6 +29,7 @@ class JobStatus:
     last_status: str | None
     last_error: str | None
     runs: int
+    items: int | None
     next_run_at: datetime | None
     holder: str | None
     lag: float | None
@@ -52,6 +53,7 @@ def _status(job: Job, record: dict[str, Any], now: datetime) -> JobStatus:
         last_status=record.get("last_status"),
         last_error=record.get("last_error"),
         runs=record.get("runs", 0),
+        items=record.get("items"),
         next_run_at=record.get("next_run_at"),
         holder=record.get("holder"),
         lag=record.get("lag"),
