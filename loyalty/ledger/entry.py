@@ -137,7 +137,8 @@ def make_entry(
 
 def entry_hash(entry: Mapping[str, Any]) -> bytes:
     """SHA-256 over the canonical form of everything but the hash itself; the predecessor's hash is a part of it."""
-    content = {name: value for name, value in entry.items() if name != "hash"}
+    content = dict(entry)
+    content.pop("hash", None)
     content["_id"] = entry_id(entry["_id"])
     return hashlib.sha256(canonical(content)).digest()
 
@@ -145,9 +146,13 @@ def entry_hash(entry: Mapping[str, Any]) -> bytes:
 def canonical(value: Mapping[str, Any]) -> bytes:
     """JSON with sorted names and no spaces; instants as RFC 3339 in UTC, bytes as lowercase hexadecimal.
 
-    Within what an entry can hold (no floats, ASCII names) this is RFC 8785, so any language can recompute a hash.
+    Within what an entry can hold (no floats, ASCII names) this is RFC 8785, so any language can recompute a hash. An
+    instant without a zone is UTC: so the driver gives it to a reader that has to be quick.
     """
-    return orjson.dumps(value, default=_hexadecimal, option=orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z)
+    return orjson.dumps(value, default=_hexadecimal, option=_CANONICAL)
+
+
+_CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z | orjson.OPT_NAIVE_UTC
 
 
 def _hexadecimal(value: object) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain, islice
@@ -28,6 +29,9 @@ from loyalty.ledger.state import Document
 
 MOST_ENTRIES = 100_000
 """Entries in one seal: its list of them stays far below the 16 MB of a document."""
+
+POSITION = "seals"
+"""The document in `positions` that names the last seal."""
 
 _GENESIS = bytes(32)
 _BATCH = 1000
@@ -87,8 +91,16 @@ class Sealer:
         except DuplicateKeyError:
             return None
         _advance(position.sequences, numbers)
+        self._note(seal)
         self._position = SealedUpTo(seal["_id"], seal["hash"], position.sequences)
         return seal
+
+    def _note(self, seal: Document) -> None:
+        """Keep beside the seals which is the last: nothing else would tell that it is gone."""
+        noted = {"number": seal["_id"], "hash": seal["hash"]}
+        with suppress(DuplicateKeyError):  # a later seal is noted already
+            earlier = {"_id": POSITION, "number": {"$lt": seal["_id"]}}
+            self.db.positions.update_one(earlier, {"$set": noted}, upsert=True)
 
     def _new_entries(self, sealed: Mapping[int, int]) -> Iterator[tuple[int, bytes]]:
         """Number and hash of what is not sealed. The projection says cheaply which chains have grown, and how far."""

@@ -95,9 +95,9 @@ class Lot:
     activates_at: datetime | None = None
     expires_at: datetime | None = None
 
-    def order(self) -> tuple[datetime, int]:
+    def order(self) -> tuple[bool, datetime, int]:
         """Earliest expiry first, never-expiring last, ties by age (ids grow with the chain)."""
-        return (self.expires_at or NEVER, self.id)
+        return (self.expires_at is None, self.expires_at or NEVER, self.id)
 
     def document(self) -> Document:
         """The form in the ledger."""

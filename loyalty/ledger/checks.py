@@ -1,0 +1,101 @@
+"""What must hold between an entry and the one before it. Pure: the verification, the monitor and tests ask here.
+
+Whatever stands in the database is taken for hostile: a document that is no entry at all is a defect, never a failure.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from loyalty.ledger.entry import GENESIS, entry_hash, member_of, sequence_of
+from loyalty.ledger.state import LedgerDefect, Posting, State, fold, with_facets, with_lapses
+
+MALFORMED: Final = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, struct.error)
+"""What reading a document raises that has not the form it should have."""
+
+
+class Chain:
+    """Walks along the chain of `member` from its beginning, or on from a verified entry."""
+
+    __slots__ = ("hash", "member", "program", "recorded_at", "sequence", "state")
+
+    def __init__(self, member: int) -> None:
+        self.member = member
+        self.sequence = 0
+        self.hash = GENESIS
+        self.state = State()
+        self.program: str | None = None
+        self.recorded_at: datetime | None = None
+
+    @classmethod
+    def after(cls, entry: Mapping[str, Any]) -> Chain:
+        """The chain that ends with `entry`, which is believed."""
+        chain = cls(member_of(entry["_id"]))
+        chain.state = State.of(entry["state"])
+        chain._pass(entry)
+        return chain
+
+    def step(self, entry: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the next entry; nothing: the chain now ends with it."""
+        defects, state = entry_defects(entry, self.sequence + 1, self.hash, self.state)
+        try:
+            if self.recorded_at is not None and entry["recorded_at"] < self.recorded_at:
+                defects.append("it was recorded before the entry it follows")
+            if self.program is not None and entry["program"] != self.program:
+                defects.append("it belongs to another program than the entry it follows")
+            if not defects:
+                self._pass(entry)
+                self.state = state
+        except MALFORMED as error:
+            defects.append(_malformed(error))
+        return defects
+
+    def _pass(self, entry: Mapping[str, Any]) -> None:
+        self.sequence = sequence_of(entry["_id"])
+        self.hash = bytes(entry["hash"])
+        self.program = entry["program"]
+        self.recorded_at = entry["recorded_at"]
+
+
+def entry_defects(entry: Mapping[str, Any], sequence: int, prev: bytes, before: State) -> tuple[list[str], State]:
+    """What is wrong with the entry that should stand at `sequence` after `before`, and the state after it."""
+    try:
+        return _entry_defects(entry, sequence, prev, before)
+    except MALFORMED as error:
+        return [_malformed(error)], before
+
+
+def _entry_defects(entry: Mapping[str, Any], sequence: int, prev: bytes, before: State) -> tuple[list[str], State]:
+    defects = []
+    if sequence_of(entry["_id"]) != sequence:
+        defects.append(f"entry {sequence} of the chain is missing")
+    if bytes(entry["prev"]) != prev:
+        defects.append("it does not follow the entry before it")
+    if entry_hash(entry) != bytes(entry["hash"]):
+        defects.append("its content was changed")
+    stored = entry["state"]
+    try:
+        state = fold(before, [Posting.of(posting) for posting in entry["postings"]])
+        if "lapses" in entry:
+            state = with_lapses(state, entry["lapses"])
+        if "touches" in entry:
+            facets = stored.get("facets", {})
+            state = with_facets(state, {name: facets.get(name) for name in entry["touches"]})
+        if state.document() != stored:
+            defects.append("its state is not what it makes of the state before")
+            state = State.of(stored)
+    except LedgerDefect as defect:
+        defects.append(str(defect))
+        state = State.of(stored)
+    for name, wallet in state.wallets.items():
+        # One that did not move was checked with the entry that moved it last.
+        if wallet is not before.wallets.get(name):
+            defects.extend(f"{name}: {defect}" for defect in wallet.defects())
+    return defects, state
+
+
+def _malformed(error: Exception) -> str:
+    return f"it has not the form of an entry ({type(error).__name__}: {str(error)[:100]})"
