@@ -14,6 +14,7 @@ from loyalty.auth.service import authenticate
 from loyalty.config import Settings, load_settings
 from loyalty.events import routes as events
 from loyalty.files import routes as files
+from loyalty.holds import routes as holds
 from loyalty.infra.clock import Clock, system_clock
 from loyalty.infra.http.direct import ShortWay
 from loyalty.infra.http.endpoint import EXTENSION, Api, Wiring
@@ -39,6 +40,7 @@ APIS: tuple[Api, ...] = (
     rules.api,
     events.api,
     points.api,
+    holds.api,
     rewards.api,
     adjustments.api,
     files.api,

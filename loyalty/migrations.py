@@ -13,6 +13,7 @@ from pymongo import IndexModel
 from pymongo.errors import CollectionInvalid
 
 from loyalty import jobs, ledger
+from loyalty.adjustments import service as adjustments
 from loyalty.auth import service as auth
 from loyalty.files import service as files
 from loyalty.infra.clock import Clock
@@ -24,6 +25,7 @@ from loyalty.rewards import service as rewards
 from loyalty.rules import service as rules
 
 INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
+    adjustments.INDEXES,
     auth.INDEXES,
     files.INDEXES,
     idempotency.INDEXES,

@@ -11,13 +11,18 @@ from pydantic import AfterValidator, Field
 from loyalty.infra.http.model import Body, Out, Timestamp
 
 Scope = Literal[
+    "activations:write",
+    "adjustments:approve",
+    "adjustments:read",
     "adjustments:write",
     "events:write",
     "files:read",
     "files:write",
+    "holds:write",
     "jobs:read",
     "keys:write",
     "ledger:read",
+    "members:merge",
     "members:read",
     "members:write",
     "programs:read",
@@ -27,6 +32,7 @@ Scope = Literal[
     "rewards:write",
     "rules:publish",
     "rules:read",
+    "transfers:write",
 ]
 ALL_SCOPES: tuple[Scope, ...] = get_args(Scope)
 

@@ -150,6 +150,15 @@ def read_key(db: Mongo, *, program: str, key_id: str) -> ApiKey:
     return ApiKey.from_document(document)
 
 
+def is_same_or_successor(db: Mongo, first: str, second: str) -> bool:
+    """Whether `second` is the key `first` or has replaced it, however often: then one client has both."""
+    key: str | None = first
+    while key is not None and key != second:
+        found = db[COLLECTION].find_one({"_id": key}, {"successor": 1})
+        key = found.get("successor") if found else None
+    return key is not None
+
+
 def revoke(db: Mongo, *, program: str, key_id: str, clock: Clock, redis: RedisLink | None = None) -> ApiKey:
     """Close a key now. At once in this process, and in the others when Redis is there; within 5 s without it."""
     read_key(db, program=program, key_id=key_id)

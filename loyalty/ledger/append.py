@@ -206,6 +206,8 @@ def append_together(
                     ledger.insert_many(entries, session=session)
                     _commit(session)
             except Refusal as refusal:
+                if find_done(ledger, asked):
+                    continue  # by a twin of this request, meanwhile: that is what there was too little left for
                 return [Outcome("refused", refusal=refusal) for _ in operations]
             except PyMongoError as error:
                 if _lost_the_race(error):

@@ -112,6 +112,17 @@ def read_entries(ledger: Collection[Document], member: int, *, before: int | Non
     return list(ledger.find(chain, sort=[("_id", -1)], limit=limit))
 
 
+def read_first_after(ledger: Collection[Document], number: int, wanted: Mapping[str, Any]) -> Document | None:
+    """The first entry after `number` in the same chain that is as `wanted`."""
+    query = {"$and": [{"_id": {"$gt": number, "$lt": (member_of(number) + 1) << SEQUENCE_BITS}}, wanted]}
+    return ledger.find_one(query, sort=[("_id", 1)])
+
+
+def read_by_key(ledger: Collection[Document], key: bytes) -> Document | None:
+    """The entry that has this business key."""
+    return ledger.find_one({"keys": key})
+
+
 def read_head_at(ledger: Collection[Document], member: int, instant: datetime) -> Head:
     """The end of the chain as it was known at `instant`: the last entry recorded by then."""
     query = {**_chain(member), "recorded_at": {"$lte": instant}}

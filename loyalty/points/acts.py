@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from pymongo.client_session import ClientSession
+
 from loyalty.infra.clock import Clock
 from loyalty.infra.group_commit import GroupCommit
 from loyalty.infra.mongo import Document, Mongo
-from loyalty.infra.problems import NotFound, Problem, Unavailable
+from loyalty.infra.problems import IdempotencyConflict, NotFound, Problem, Unavailable
 from loyalty.infra.services import Services
 from loyalty.ledger import append as ledger
 from loyalty.ledger.append import Contention, Operation, Outcome
 from loyalty.ledger.entry import Draft, Head
 from loyalty.ledger.heads import head_lookup, head_of, read_heads
-from loyalty.ledger.state import InsufficientPoints, Refusal, State
+from loyalty.ledger.state import HoldNotOpen, HoldTooSmall, InsufficientPoints, Refusal, State
 from loyalty.members import service as members
 from loyalty.members.model import Member
 from loyalty.points import model
@@ -34,6 +36,14 @@ _WORTH_LOOKING_FIRST = 100
 """A long batch may be a repetition after a lost answer: one question tells, and spares making entries in vain."""
 
 Decide = Callable[[State, int, datetime], Draft]
+
+
+class Refused(Refusal):
+    """What a feature's act may not do in the state that it finds: `problem` is the answer."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.detail)
+        self.problem = problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +86,24 @@ def perform(db: Mongo, acts: Sequence[Act], *, clock: Clock) -> list[Done | Prob
     heads: dict[int, Head] = {}
     operations: list[Operation] = []
     places: list[int] = []
+    refused: dict[int, Problem] = {}
     for place, act in enumerate(acts):
         if results[place] is not None:
             continue
         known = found.get((act.program.id, act.member))
-        if known is None:
-            results[place] = NotFound(f"There is no member {act.member}.")
-            continue
-        member, head = known
         try:
-            decide = act.decide(member)
+            operation = _operation(act, known[0] if known else None)
         except Problem as problem:
-            results[place] = problem
+            refused[place] = problem
             continue
-        heads[member.number] = head
-        operations.append(Operation(act.program.id, member.number, *_asked(act), decide))
+        if known is not None:
+            heads[operation.member] = known[1]
+        operations.append(operation)
         places.append(place)
+    if refused:  # unless the act was done before, when nothing spoke against it yet
+        done = ledger.find_done(db.ledger, {place: _asked(acts[place]) for place in refused})
+        for place, refusal in refused.items():
+            results[place] = _result(acts[place], done[place]) if place in done else refusal
     try:
         outcomes = ledger.append(db.ledger, operations, clock=clock, heads=heads)
     except Contention:
@@ -113,19 +125,59 @@ def perform_together(services: Services, act: Act) -> Done:
     return result
 
 
+def perform_jointly(
+    db: Mongo, acts: Sequence[Act], *, clock: Clock, also: Callable[[ClientSession], None] = lambda session: None
+) -> list[Done]:
+    """Do all of the acts or none, in one transaction, in which `also` may write other documents. Raises Problem.
+
+    `also` raises Refused for what forbids the acts. They are decided in order, so that a later one can build on what an
+    earlier one has decided. An exception of the driver leaves open whether they were done.
+    """
+    asked = {place: _asked(act) for place, act in enumerate(acts)}
+    found = _find_members(db, acts, clock)
+    try:
+        operations = []
+        for act in acts:
+            known = found.get((act.program.id, act.member))
+            operations.append(_operation(act, known[0] if known else None))
+        outcomes = ledger.append_together(db.ledger, operations, clock=clock, also=also)
+    except Contention:
+        raise Unavailable("Too many writers want the same members. Send the request again.") from None
+    except Problem as problem:
+        done = ledger.find_done(db.ledger, asked)
+        if len(done) < len(acts):
+            raise problem from None
+        outcomes = [done[place] for place in asked]
+    results = []
+    for act, outcome in zip(acts, outcomes, strict=True):
+        result = _result(act, outcome)
+        if isinstance(result, Problem):
+            raise result
+        results.append(result)
+    return results
+
+
+def done_before(db: Mongo, act: Act) -> Done | None:
+    """What a key of the act has done already. Raises Problem if that was another request."""
+    outcome = ledger.find_done(db.ledger, {0: _asked(act)}).get(0)
+    if outcome is None:
+        return None
+    result = _result(act, outcome)
+    if isinstance(result, Problem):
+        raise result
+    return result
+
+
 def rehearse(db: Mongo, act: Act, *, clock: Clock) -> Done:
     """What `perform` would do, without doing it: the entry that would be made, or the one that was. Raises Problem."""
     known = _find_members(db, [act], clock, enrol=False).get((act.program.id, act.member))
     if known is None and not (act.enrols and act.program.auto_enrol):
         raise NotFound(f"There is no member {act.member}.")
     member, head = known or (_unknown_customer(act, clock()), Head.empty(0))
-    operation = Operation(act.program.id, member.number, *_asked(act), act.decide(member))
-    before = ledger.find_done(db.ledger, {0: _asked(act)})
-    if before:
-        result = _result(act, before[0])
-        if isinstance(result, Problem):
-            raise result
-        return result
+    operation = _operation(act, member)
+    before = done_before(db, act)
+    if before is not None:
+        return before
     try:
         return Done(ledger.preview(head, operation, clock()), replayed=False)
     except Refusal as refusal:
@@ -158,6 +210,13 @@ def _find_members(
     return found
 
 
+def _operation(act: Act, member: Member | None) -> Operation:
+    """The act as the ledger does it. Raises Problem for what speaks against it whatever the member's points."""
+    if member is None:
+        raise NotFound(f"There is no member {act.member}.")
+    return Operation(act.program.id, member.number, *_asked(act), act.decide(member))
+
+
 def _asked(act: Act) -> tuple[tuple[bytes, ...], bytes]:
     return tuple([key for key, _ in act.keys]), act.request
 
@@ -169,7 +228,10 @@ def _unknown_customer(act: Act, now: datetime) -> Member:
 
 def _result(act: Act, outcome: Outcome) -> Done | Problem:
     if outcome.status == "conflict":
-        return next(problem for key, problem in act.keys if key == outcome.key)
+        for key, problem in act.keys:
+            if key == outcome.key:
+                return problem
+        return IdempotencyConflict("A part of the request was done before, by another request.")
     if outcome.refusal is not None:
         return _refused(outcome.refusal)
     if outcome.entry is None:
@@ -178,6 +240,12 @@ def _result(act: Act, outcome: Outcome) -> Done | Problem:
 
 
 def _refused(refusal: Refusal) -> Problem:
+    if isinstance(refusal, Refused):
+        return refusal.problem
+    if isinstance(refusal, HoldNotOpen):
+        return model.HoldAlreadyResolved("The hold is not open any more.")
+    if isinstance(refusal, HoldTooSmall):
+        return model.HoldTooSmall(f"The hold has {refusal.held} points.", held_points=refusal.held)
     if isinstance(refusal, InsufficientPoints):
         return model.InsufficientPoints(
             f"The member has {refusal.available} points available.",

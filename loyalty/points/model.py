@@ -52,6 +52,38 @@ class TooManyPoints(Problem):
     title = "The wallet would overflow"
 
 
+class HoldAlreadyResolved(Problem):
+    """The hold is over. `resolution` says how (captured, voided, timed_out), `resolved_by` is the entry that did it."""
+
+    code = "hold_already_resolved"
+    status = 409
+    title = "The hold was resolved before"
+
+
+class HoldTooSmall(Problem):
+    """A capture takes at most what is held: `held_points`. Void the hold, or capture less."""
+
+    code = "hold_too_small"
+    status = 409
+    title = "The hold has fewer points"
+
+
+class WalletNotSpendable(Problem):
+    """The policy of the wallet does not let its points be spent. Choose another wallet."""
+
+    code = "wallet_not_spendable"
+    status = 409
+    title = "The wallet cannot be spent from"
+
+
+class WalletNotTransferable(Problem):
+    """The policy of the wallet does not let members give its points to each other."""
+
+    code = "wallet_not_transferable"
+    status = 409
+    title = "The wallet's points cannot be given away"
+
+
 class PostingOut(Out):
     """One movement of points."""
 
@@ -89,6 +121,14 @@ class BucketsOut(Out):
     available: int = Field(description="Points that can be spent.", examples=[11])
     pending: int = Field(description="Points that are not yet available.", examples=[0])
     held: int = Field(description="Points set aside for a purchase that is not complete.", examples=[0])
+
+
+class ActOut(Out):
+    """What every act answers with."""
+
+    entry: EntryOut = Field(description="The ledger entry that it made.")
+    balances: dict[str, BucketsOut] = Field(description="What the member has after it, by wallet.")
+    replayed: bool = Field(description="Whether the Idempotency-Key had done it before.")
 
 
 class LineOut(Out):

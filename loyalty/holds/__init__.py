@@ -1,0 +1,1 @@
+"""Holds: points set aside for a purchase that is not complete."""
