@@ -122,7 +122,7 @@ def _anything(operator: Operator, value: Any) -> Scalar:
 
 def _amount(value: Any, currency: str | None) -> int | str:
     if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
-        raise ValueError('Amounts are written as text, such as "50.00".')
+        raise ValueError("It is compared with an amount such as 50.00, in JSON a text.")
     try:
         return value if currency is None else money.to_minor(value, currency)
     except money.MoneyError as error:
