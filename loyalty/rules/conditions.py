@@ -142,12 +142,6 @@ def _require_bounds(value: Any) -> None:
 
 _EXAMPLE: Final = '{"field": "event.amount", "op": ">=", "value": "50.00"}'
 
-Condition = Annotated[
-    "AllOf | AnyOf | NoneOf | Not | Comparison | Exists | Lines | Within | Recurs", WrapValidator(_node)
-]
-"""A condition of any form."""
-
-Conditions = Annotated[list[Condition], Field(min_length=1, max_length=MOST_NODES)]
 FieldName = Annotated[str, StringConstraints(min_length=1, max_length=150)]
 Value = Annotated[
     Any,
@@ -161,25 +155,26 @@ Value = Annotated[
         }
     ),
 ]
+Several = Field(min_length=1, max_length=MOST_NODES, description="The conditions.")
 Quantifier = Literal["any", "all", "none", "cheapest", "most_expensive"]
 
 
 class AllOf(Body):
     """Every one of them holds."""
 
-    all: Conditions = Field(description="The conditions.")
+    all: list[Condition] = Several
 
 
 class AnyOf(Body):
     """At least one of them holds."""
 
-    any: Conditions = Field(description="The conditions.")
+    any: list[Condition] = Several
 
 
 class NoneOf(Body):
     """None of them holds."""
 
-    none: Conditions = Field(description="The conditions.")
+    none: list[Condition] = Several
 
 
 class Not(Body):
@@ -240,6 +235,11 @@ class Recurs(Body):
         alias="from", description="The day that it begins with and counts from.", examples=["2026-01-01"]
     )
 
+
+Condition = Annotated[
+    AllOf | AnyOf | NoneOf | Not | Comparison | Exists | Lines | Within | Recurs, WrapValidator(_node)
+]
+"""A condition of any form."""
 
 _FORMS: Final[dict[str, type[Body]]] = {
     "all": AllOf,
