@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from loyalty.ledger.entry import SEQUENCE_BITS, Head, entry_key, member_of
 from loyalty.ledger.state import Document
 
 _HEAD_FIELDS: Final = {"state": 1, "hash": 1, "recorded_at": 1}
+_MOVEMENT_FIELDS: Final = {"occurred_at": 1, "recorded_at": 1, "postings": 1, "lapses": 1}
 _LOOK_AHEAD: Final = 4
 """How many consecutive entries are read of each of many chains: the projection may be so many behind, less one."""
 
@@ -104,12 +105,33 @@ def read_entry(ledger: Collection[Document], number: int) -> Document | None:
     return ledger.find_one({"_id": number})
 
 
-def read_entries(ledger: Collection[Document], member: int, *, before: int | None, limit: int) -> list[Document]:
-    """A page of a chain, newest first. `before` is the `_id` where the last page ended."""
+def read_entries(
+    ledger: Collection[Document],
+    member: int,
+    *,
+    before: int | None,
+    limit: int,
+    known: datetime | None = None,
+    happened: datetime | None = None,
+) -> list[Document]:
+    """A page of a chain, newest first. `before` is the `_id` where the last page ended.
+
+    Only entries that were recorded by `known`, and those of what had happened by `happened`.
+    """
     chain = _chain(member)
     if before is not None:
         chain["_id"]["$lt"] = before
+    if known is not None:
+        chain["recorded_at"] = {"$lte": known}
+    if happened is not None:
+        chain["occurred_at"] = {"$lte": happened}
     return list(ledger.find(chain, sort=[("_id", -1)], limit=limit))
+
+
+def read_movements(ledger: Collection[Document], member: int, *, known: datetime | None = None) -> Iterator[Document]:
+    """The whole chain from its first entry on, or as it was known at an instant: only what moved points, and when."""
+    query = {**_chain(member), **({"recorded_at": {"$lte": known}} if known else {})}
+    yield from ledger.find(query, _MOVEMENT_FIELDS, sort=[("_id", 1)], batch_size=1000)
 
 
 def read_first_after(ledger: Collection[Document], number: int, wanted: Mapping[str, Any]) -> Document | None:
