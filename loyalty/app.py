@@ -30,6 +30,7 @@ from loyalty.points import routes as points
 from loyalty.programs import routes as programs
 from loyalty.rewards import routes as rewards
 from loyalty.rules import routes as rules
+from loyalty.tiers import routes as tiers
 from loyalty.web.operations import operations
 from loyalty.web.pages import make_pages
 
@@ -38,6 +39,7 @@ APIS: tuple[Api, ...] = (
     programs.api,
     members.api,
     rules.api,
+    tiers.api,
     events.api,
     points.api,
     holds.api,

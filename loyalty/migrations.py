@@ -23,6 +23,7 @@ from loyalty.members import service as members
 from loyalty.programs import service as programs
 from loyalty.rewards import service as rewards
 from loyalty.rules import service as rules
+from loyalty.tiers import service as tiers
 
 INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     adjustments.INDEXES,
@@ -35,6 +36,7 @@ INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     programs.INDEXES,
     rewards.INDEXES,
     rules.INDEXES,
+    tiers.INDEXES,
 )
 
 

@@ -32,6 +32,9 @@ Scope = Literal[
     "rewards:write",
     "rules:publish",
     "rules:read",
+    "tiers:lock",
+    "tiers:publish",
+    "tiers:read",
     "transfers:write",
 ]
 ALL_SCOPES: tuple[Scope, ...] = get_args(Scope)

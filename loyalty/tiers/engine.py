@@ -138,17 +138,25 @@ class Scheme:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A change of level at an instant, and the value at that time."""
+    """A change of level at an instant, and the value at that time, which is of `basis` (a `Basis.key`)."""
 
     at: datetime
     before: str
     after: str
     reason: Reason
     value: int
+    basis: str
 
     def document(self) -> Document:
         """The form in the evidence of an entry, where `tier` is a list of them."""
-        return {"at": self.at, "from": self.before, "to": self.after, "reason": self.reason, "value": self.value}
+        return {
+            "at": self.at,
+            "from": self.before,
+            "to": self.after,
+            "reason": self.reason,
+            "value": self.value,
+            "basis": self.basis,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +421,7 @@ class _Tier:
             self.keys, self.values = [], []
             self.drop_at = None
         if scheme.levels[self.rank].id != before:
-            self._note(at, before, "scheme")
+            self._note(at, before, "scheme", self.value(at))
         if scheme.looks_at_balance and not self.keys:
             self.due_at = None  # until a state tells the balance
             return
@@ -453,14 +461,12 @@ class _Tier:
 
     def lock(self, rank: int, now: datetime) -> None:
         """The level is `rank` and stays there at least."""
-        before = self.scheme.levels[self.rank].id
         self.locked = True
         self.drop_at = None
-        rank = max(rank, self.scheme.rank_for(self.value(now)))
+        value = self.value(now)
+        rank = max(rank, self.scheme.rank_for(value))
         if rank != self.rank:
-            self.rank = rank
-            self.since = now
-            self._note(now, before, "locked")
+            self._move(now, rank, "locked", value)
         self._plan(now)
 
     def release(self, now: datetime) -> None:
@@ -530,10 +536,11 @@ class _Tier:
         self.rank = rank
         self.since = at
         self.drop_at = None
-        self.transitions.append(Transition(at, before, self.scheme.levels[rank].id, reason, value))
+        self._note(at, before, reason, value)
 
-    def _note(self, at: datetime, before: str, reason: Reason) -> None:
-        self.transitions.append(Transition(at, before, self.scheme.levels[self.rank].id, reason, self.value(at)))
+    def _note(self, at: datetime, before: str, reason: Reason, value: int) -> None:
+        after = self.scheme.levels[self.rank].id
+        self.transitions.append(Transition(at, before, after, reason, value, self.scheme.basis.key))
 
     def _missing(self, at: datetime) -> int:
         return max(self.scheme.thresholds[self.rank] - max(self.value(at), self._ended(at)), 0)

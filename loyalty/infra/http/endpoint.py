@@ -240,6 +240,10 @@ class Api(APIBlueprint):
         """A creation or an action."""
         return self.declare("POST", path, **options)
 
+    def put(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
+        """A replacement of the whole."""
+        return self.declare("PUT", path, **options)
+
     def patch(self, path: str, **options: Any) -> Callable[[View], View]:  # type: ignore[override]
         """A change of the fields that are sent."""
         return self.declare("PATCH", path, **options)
