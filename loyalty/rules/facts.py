@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
@@ -61,6 +61,28 @@ class MemberFacts(NamedTuple):
     language: str | None = None
     segments: frozenset[str] = frozenset()
     attributes: Mapping[str, Any] = NOTHING
+
+    @staticmethod
+    def of(
+        profile: Mapping[str, Any],
+        *,
+        status: str,
+        created_at: datetime,
+        calendar: Calendar,
+        tier: str | None = None,
+        segments: Iterable[str] = (),
+    ) -> MemberFacts:
+        """The facts of a member with the profile that is stored, enrolled at the instant `created_at`."""
+        born = profile.get("birthday")
+        return MemberFacts(
+            status,
+            tier,
+            calendar.day(created_at),
+            None if born is None else date.fromisoformat(born),
+            profile.get("language"),
+            frozenset(segments),
+            profile.get("attributes") or NOTHING,
+        )
 
 
 NOBODY: Final = MemberFacts()
