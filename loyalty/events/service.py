@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -24,9 +24,12 @@ from loyalty.members.model import Member
 from loyalty.points import acts
 from loyalty.points.acts import Act, Decide, Done
 from loyalty.points.model import EventConflict
+from loyalty.programs.calendar import Calendar
 from loyalty.programs.model import Program
 from loyalty.rules import service as rules
-from loyalty.rules.engine import CompiledRules, Line
+from loyalty.rules.award import RuleLine
+from loyalty.rules.engine import CompiledRules
+from loyalty.rules.facts import Facts
 
 SKEW = timedelta(minutes=5)
 """How far ahead of ours a source's clock may be."""
@@ -174,7 +177,7 @@ def _amount(event: NewEvent, program: Program, found: list[dict[str, str]]) -> i
     return minor.get("/amount")
 
 
-def _award(fact: Fact, compiled: CompiledRules | None, member: Member) -> tuple[tuple[Line, ...], list[str]]:
+def _award(fact: Fact, compiled: CompiledRules | None, member: Member) -> tuple[tuple[RuleLine, ...], list[str]]:
     """What the rules give, and why nothing may be given at all."""
     if not member.may_earn:
         return (), ["earning_blocked"]
@@ -182,11 +185,13 @@ def _award(fact: Fact, compiled: CompiledRules | None, member: Member) -> tuple[
         return (), ["no_rules"]
     if fact.event.type != "purchase" or fact.amount is None:
         return (), ["no_rule_for_this_type"]
-    return compiled.award(fact.amount), []
+    at = fact.occurred_at or datetime.now(timezone.utc)
+    facts = Facts("purchase", fact.event.source, at, Calendar.of("UTC"), amount=fact.amount)
+    return compiled.award(facts, counters={}).lines, []
 
 
 def _award_document(
-    program: Program, compiled: CompiledRules | None, lines: Sequence[Line], limits: list[str]
+    program: Program, compiled: CompiledRules | None, lines: Sequence[RuleLine], limits: list[str]
 ) -> Document:
     document: Document = {
         "version": compiled.version if compiled else None,

@@ -1,102 +1,389 @@
-"""Awards: pure functions from facts and a version of the rules to points. Live, dry run and explanation share them."""
+"""Awards: pure functions from facts and a version of the rules to points. Live, dry run and back-test share them.
+
+An award goes through the rules once, from the highest priority to the lowest, and finds those that apply. What each one
+gives is `points * what it counts * multipliers / per`, in whole numbers, rounded once at the end. Then groups keep one
+rule each, and caps cut what is above them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
 
-from loyalty.infra.money import MoneyError, exponent, to_minor
-from loyalty.rules.model import PointsPerSpend, Rounding, RuleSet
+from loyalty.infra.money import to_minor
+from loyalty.programs.calendar import Calendar
+from loyalty.programs.policies import DEFAULTS, Policies
+from loyalty.rules.award import (
+    ONE,
+    ActiveCampaign,
+    ActiveRule,
+    Award,
+    Candidate,
+    Credit,
+    Limit,
+    Limits,
+    RuleLine,
+    Stacking,
+    best_of_groups,
+    candidate_of,
+)
+from loyalty.rules.caps import Facet, Tally, counter_key
+from loyalty.rules.conditions import Condition, compile_condition, compile_line_condition, counters_of
+from loyalty.rules.facts import Facts
+from loyalty.rules.model import (
+    Basis,
+    Benefit,
+    Campaign,
+    Caps,
+    Earning,
+    Multiplier,
+    PointsPerItem,
+    PointsPerSpend,
+    PointsPerVisit,
+    Rule,
+    RuleSet,
+)
+from loyalty.rules.shares import ONCE, AmountMeasure, LineTest, Measure, Order, PieceMeasure, Share
+
+__all__ = ["Award", "CompiledRules", "Credit", "RuleLine", "compile_rules"]
+
+UTC: Final = Calendar.of("UTC")
+POINTS_PAYMENT: Final = "points"
+"""The means of payment that is points."""
+
+_EVENTS: Final[Mapping[type[Any], frozenset[str]]] = {
+    PointsPerSpend: frozenset({"purchase"}),
+    PointsPerItem: frozenset({"purchase"}),
+    PointsPerVisit: frozenset({"visit"}),
+}
+_PERIODS: Final = (
+    ("per_day", "day"),
+    ("per_week", "week"),
+    ("per_month", "month"),
+    ("per_year", "year"),
+    ("per_member", "ever"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """What one rule gave. `basis` is the amount it looked at, in minor units; `reason` says why it gave nothing."""
-
-    rule: str
-    wallet: str
-    points: int
-    basis: int
-    reason: str | None = None
-
-    def document(self) -> dict[str, Any]:
-        """The form in the evidence of an entry."""
-        document = {"rule": self.rule, "wallet": self.wallet, "points": self.points, "basis": self.basis}
-        if self.reason is not None:
-            document["reason"] = self.reason
-        return document
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledRule:
-    """A rule with its amounts in minor units of the program's currency."""
-
-    rule: PointsPerSpend
-    per: int
-    minimum: int
-
-    def award(self, amount: int) -> Line:
-        """The line for a purchase of `amount` minor units."""
-        if amount < self.minimum:
-            return Line(self.rule.id, self.rule.wallet, 0, amount, "below_minimum")
-        return Line(
-            self.rule.id,
-            self.rule.wallet,
-            rounded_quotient(amount * self.rule.points, self.per, self.rule.rounding),
-            amount,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class CompiledRules:
     """A published version, ready to award."""
 
-    version: int
-    rules: tuple[CompiledRule, ...]
+    __slots__ = ("_any", "_by_type", "_calendar", "_counted", "_kept", "_measures", "_stacking", "_tests", "version")
 
-    def award(self, amount: int) -> tuple[Line, ...]:
-        """One line a rule for a purchase of `amount` minor units of the program's currency."""
-        return tuple([rule.award(amount) for rule in self.rules])
+    def __init__(
+        self,
+        version: int,
+        rules: Sequence[ActiveRule],
+        *,
+        calendar: Calendar,
+        stacking: Stacking,
+        tests: Sequence[LineTest],
+        measures: Sequence[Measure],
+        counted: Iterable[str],
+    ) -> None:
+        self.version = version
+        self._calendar = calendar
+        self._stacking: Stacking = stacking
+        self._tests = tests
+        self._measures = measures
+        self._counted = tuple([(counter_key(name), name.split(".")) for name in sorted(counted)])
+        self._kept = frozenset([*[key for key, _ in self._counted], *_cap_keys(rules)])
+        self._by_type = {
+            event: _listening(rules, event) for event in {event for rule in rules for event in rule.events or ()}
+        }
+        self._any = _listening(rules, None)
+
+    def award(
+        self,
+        facts: Facts,
+        *,
+        counters: Facet,
+        multiplier_milli: int = ONE,
+        budgets: Mapping[str, int] | None = None,
+    ) -> Award:
+        """What the event gives a member whose facet is `counters` and whose tier multiplies by `multiplier_milli`.
+
+        `budgets` says how many points the campaigns may still give that have a budget; one that is missing gives none.
+        """
+        tally = Tally(counters, self._calendar, facts.occurred_at)
+        rules = self._by_type.get(facts.type, self._any)
+        if not rules:
+            self._count(tally, facts, ())
+            return Award(counters=tally.facet(self._kept), limits=("no_rule_for_this_type",))
+        order = Order(facts, self._tests, self._measures)
+        applying, passed = _applying(rules, order)
+        chosen, multipliers = self._choose(applying, multiplier_milli, order)
+        limits = Limits(tally, budgets or {})
+        lines: dict[str, RuleLine] = {}
+        credits: list[Credit] = []
+        differences: dict[str, int] = {}
+        for rule, share in applying:
+            if rule.kind != "points":
+                continue
+            candidate = chosen.get(rule.id)
+            if candidate is None:
+                reason = "below_minimum" if share.count < rule.minimum else "group"
+                lines[rule.id] = rule.line(0, share, reason)
+                continue
+            steps = candidate.steps
+            points, cut = limits.admit(rule, steps[-1])
+            if cut is None:
+                lines[rule.id] = rule.line(steps[0], share)
+            else:  # what is left goes to the rule first, then to its multipliers in their order
+                lines[rule.id] = rule.line(min(steps[0], points), share, cut, steps[-1])
+                steps = [min(step, points) for step in steps]
+            for multiplier, before, after in zip(candidate.multipliers, steps, steps[1:], strict=False):
+                differences[multiplier.id] = differences.get(multiplier.id, 0) + after - before
+            if points:
+                credits.append(candidate.credit(points))
+        for multiplier in multipliers:
+            if multiplier.id in differences:
+                lines[multiplier.id] = RuleLine(multiplier.id, multiplier.wallet, differences[multiplier.id], 0)
+            else:
+                passed.append((multiplier.id, "nothing_to_multiply"))
+        self._count(tally, facts, credits)
+        return Award(
+            lines=tuple([lines[rule.id] for rule, _ in applying if rule.id in lines]),
+            credits=tuple(credits),
+            benefits=tuple([rule.benefit for rule, _ in applying if rule.kind == "benefit"]),
+            counters=tally.facet(self._kept),
+            passed=tuple(passed),
+            drawn=tuple(limits.drawn.items()),
+        )
+
+    def _choose(
+        self, applying: Sequence[tuple[ActiveRule, Share]], tier: int, order: Order
+    ) -> tuple[dict[str, Candidate], list[ActiveRule]]:
+        """The rules that give points, by id, and the multipliers that count: of each group one."""
+        multipliers = [rule for rule, _ in applying if rule.kind == "multiplier"]
+        if multipliers:
+            multipliers = best_of_groups(multipliers, lambda rule: rule.group, lambda rule: rule.factor)
+        candidates = [
+            candidate_of(rule, share, multipliers, tier=tier, stacking=self._stacking, order=order)
+            for rule, share in applying
+            if rule.kind == "points" and share.count >= rule.minimum
+        ]
+        best = best_of_groups(candidates, lambda one: one.rule.group, lambda one: one.steps[-1])
+        return {one.rule.id: one for one in best}, multipliers
+
+    def _count(self, tally: Tally, facts: Facts, credits: Iterable[Credit]) -> None:
+        """Counts the event for the conditions that look at what the member had before."""
+        for key, (what, wallet, *_) in self._counted:
+            if what == "points":
+                tally.add(key, sum([credit.points for credit in credits if credit.wallet == wallet]))
+            elif what == "visits":
+                tally.add(key, facts.type == "visit")
+            elif facts.type == "purchase":
+                tally.add(key, 1 if what == "purchases" else facts.amount or 0)
 
 
-def compile_rules(rule_set: RuleSet, version: int, currency: str) -> CompiledRules:
-    """The version in the program's currency; it must have passed `defects`."""
+def _listening(rules: Iterable[ActiveRule], event: str | None) -> tuple[ActiveRule, ...]:
+    """The rules that look at events of a type, None for one that no rule names; none if nothing can come of them."""
+    found = [rule for rule in rules if rule.events is None or event in rule.events]
+    return tuple(found) if any(rule.kind != "multiplier" for rule in found) else ()
+
+
+def _applying(
+    rules: Iterable[ActiveRule], order: Order
+) -> tuple[list[tuple[ActiveRule, Share]], list[tuple[str, str]]]:
+    """The rules that apply, each with what it counts, and of the others why they do not."""
+    facts = order.facts
+    at = facts.occurred_at
+    found: list[tuple[ActiveRule, Share]] = []
+    passed: list[tuple[str, str]] = []
+    taken: set[str] = set()
+    running: dict[str, bool] = {}
+    stopped = False
+    for rule in rules:
+        campaign = rule.campaign
+        if stopped:
+            reason = "stopped"
+        elif (rule.starts_at is not None and at < rule.starts_at) or (rule.ends_at is not None and at >= rule.ends_at):
+            reason = "not_scheduled"
+        elif campaign is not None and not _runs(campaign, facts, running):
+            reason = "campaign_not_running"
+        elif rule.when is not None and not rule.when(facts):
+            reason = "condition"
+        elif rule.group is not None and rule.first_of_group and rule.group in taken:
+            reason = "group"
+        else:
+            share = _counted_by(rule, order)
+            if share is not None:
+                found.append((rule, share))
+                if share.count >= rule.minimum:
+                    stopped = rule.stop
+                    if rule.group is not None:
+                        taken.add(rule.group)
+                continue
+            reason = "nothing_to_count"
+        passed.append((rule.id, reason))
+    return found, passed
+
+
+def _runs(campaign: ActiveCampaign, facts: Facts, known: dict[str, bool]) -> bool:
+    runs = known.get(campaign.id)
+    if runs is None:
+        runs = known[campaign.id] = campaign.runs(facts)
+    return runs
+
+
+def _counted_by(rule: ActiveRule, order: Order) -> Share | None:
+    """What the rule counts of the order; None where there is nothing of that."""
+    if rule.measure is not None:
+        return order.share(rule.measure)
+    if rule.where is not None and not any(order.column(rule.where)):
+        return None
+    return ONCE
+
+
+def compile_rules(
+    rule_set: RuleSet,
+    version: int,
+    currency: str,
+    *,
+    calendar: Calendar = UTC,
+    policies: Policies = DEFAULTS,
+) -> CompiledRules:
+    """The version in the program's currency, zone and policies; it must have passed `defects`."""
+    compiler = _Compiler(rule_set, currency, calendar, policies)
+    rules = sorted(rule_set.rules, key=lambda rule: (-rule.priority, rule.id))
     return CompiledRules(
         version,
-        tuple(
-            CompiledRule(rule, to_minor(rule.per, currency), to_minor(rule.minimum, currency))
-            for rule in rule_set.rules
-        ),
+        [compiler.rule(rule) for rule in rules],
+        calendar=calendar,
+        stacking=rule_set.stacking,
+        tests=compiler.tests,
+        measures=compiler.measures,
+        counted=compiler.counted,
     )
 
 
-def defects(rule_set: RuleSet, currency: str) -> list[dict[str, str]]:
-    """Everything that is wrong with the rules for a program in `currency`, as `{pointer, code, detail}`."""
+class _Compiler:
+    """One rule set on its way: what several rules look at is compiled once, into the pools `tests` and `measures`."""
+
+    def __init__(self, rule_set: RuleSet, currency: str, calendar: Calendar, policies: Policies) -> None:
+        self.tests: list[LineTest] = []
+        self.measures: list[Measure] = []
+        self.counted: set[str] = set()
+        self._rule_set = rule_set
+        self._currency = currency
+        self._calendar = calendar
+        self._unearning = frozenset(policies.unearning_payment_methods) | (
+            frozenset() if policies.earn_on_points_paid else {POINTS_PAYMENT}
+        )
+        self._columns: dict[str, int] = {}
+        self._campaigns = {one.id: self._campaign(one) for one in rule_set.campaigns}
+
+    def rule(self, rule: Rule) -> ActiveRule:
+        """The rule as it is when an event comes."""
+        common: dict[str, Any] = {
+            "id": rule.id,
+            "events": frozenset(rule.events) if rule.events is not None else _EVENTS.get(type(rule)),
+            "starts_at": rule.starts_at,
+            "ends_at": rule.ends_at,
+            "when": self._when(rule.when),
+            "campaign": None if rule.campaign is None else self._campaigns[rule.campaign],
+            "group": rule.group,
+            "first_of_group": isinstance(rule, Benefit) or self._rule_set.groups.get(rule.group or "") == "first",
+            "stop": rule.stop,
+        }
+        if isinstance(rule, Benefit):
+            return ActiveRule(kind="benefit", wallet="", benefit=rule.benefit, **common)
+        if isinstance(rule, Multiplier):
+            return ActiveRule(
+                kind="multiplier",
+                wallet=rule.wallet,
+                factor=_thousandths(rule.factor),
+                targets=frozenset(self._targets(rule)),
+                where=self._column(rule.where),
+                **common,
+            )
+        common |= {
+            "points": rule.points,
+            "tiered": rule.tier_multiplier,
+            "limits": _limits(rule.caps, f"rule:{rule.id}", ""),
+            "pending": rule.pending,
+            "expiry": rule.expiry,
+        }
+        if isinstance(rule, PointsPerSpend):
+            common |= {
+                "per": to_minor(rule.per, self._currency),
+                "minimum": to_minor(rule.minimum, self._currency),
+                "rounding": rule.rounding,
+                "measure": self._measure(self._amount_measure(rule.basis)),
+            }
+        elif isinstance(rule, PointsPerItem):
+            measure = PieceMeasure(self._column(rule.where), self._unearning)
+            common |= {"rounding": rule.rounding, "measure": self._measure(measure), "pieces": True}
+        return ActiveRule(kind="points", wallet=rule.wallet, **common)
+
+    def _campaign(self, campaign: Campaign) -> ActiveCampaign:
+        return ActiveCampaign(
+            id=campaign.id,
+            wallet=campaign.wallet,
+            starts_at=campaign.starts_at,
+            ends_at=campaign.ends_at,
+            when=self._when(campaign.when),
+            limits=_limits(campaign.caps, f"campaign:{campaign.id}", "campaign_"),
+            has_budget=False,
+        )
+
+    def _when(self, condition: Condition | None) -> Callable[[Facts], bool] | None:
+        if condition is None:
+            return None
+        self.counted |= counters_of(condition)
+        return compile_condition(condition, self._calendar, self._currency)
+
+    def _targets(self, multiplier: Multiplier) -> Iterable[str]:
+        if multiplier.applies_to != "all":
+            return multiplier.applies_to
+        return [
+            rule.id for rule in self._rule_set.rules if isinstance(rule, Earning) and rule.wallet == multiplier.wallet
+        ]
+
+    def _amount_measure(self, basis: Basis | None) -> AmountMeasure:
+        basis = basis or Basis()
+        return AmountMeasure(
+            basis.exclude_tax,
+            basis.exclude_shipping,
+            self._column(basis.only),
+            self._column(basis.exclude),
+            self._unearning | set(basis.exclude_payments),
+        )
+
+    def _column(self, condition: Condition | None) -> int | None:
+        if condition is None:
+            return None
+        written = condition.model_dump_json()
+        if written not in self._columns:
+            self._columns[written] = len(self.tests)
+            self.tests.append(compile_line_condition(condition, self._currency))
+        return self._columns[written]
+
+    def _measure(self, measure: Measure) -> int:
+        if measure not in self.measures:
+            self.measures.append(measure)
+        return self.measures.index(measure)
+
+
+def _limits(caps: Caps | None, key: str, prefix: str) -> tuple[Limit, ...]:
+    if caps is None:
+        return ()
     found = []
-    seen: set[str] = set()
-    for index, rule in enumerate(rule_set.rules):
-        if rule.id in seen:
-            detail = f"Another rule is called {rule.id}."
-            found.append({"pointer": f"/rules/{index}/id", "code": "duplicate", "detail": detail})
-        seen.add(rule.id)
-        for name in ("per", "minimum"):
-            try:
-                value = to_minor(getattr(rule, name), currency)
-            except MoneyError as error:
-                found.append({"pointer": f"/rules/{index}/{name}", "code": "invalid_value", "detail": f"{error}."})
-                continue
-            if name == "per" and value == 0:
-                smallest = f"1 minor unit ({exponent(currency)} decimals)"
-                detail = f"Points per nothing: give at least {smallest}."
-                found.append({"pointer": f"/rules/{index}/per", "code": "invalid_value", "detail": detail})
-    return found
+    if caps.per_event is not None:
+        found.append(Limit(f"{prefix}cap_per_event", None, caps.per_event, caps.over != "reduce"))
+    for name, unit in _PERIODS:
+        most = getattr(caps, name)
+        if most is not None:
+            found.append(Limit(f"{prefix}cap_{name}", f"{key}:{unit}", most, caps.over == "reject"))
+    return tuple(found)
 
 
-def rounded_quotient(dividend: int, divisor: int, rounding: Rounding) -> int:
-    """dividend / divisor as a whole number, exactly; both are non-negative."""
-    whole, rest = divmod(dividend, divisor)
-    if rounding == "ceil":
-        return whole + (rest > 0)
-    if rounding == "half_up":
-        return whole + (2 * rest >= divisor)
-    return whole
+def _cap_keys(rules: Iterable[ActiveRule]) -> set[str]:
+    limits = [limit for rule in rules for limit in (*rule.limits, *(rule.campaign.limits if rule.campaign else ()))]
+    return {limit.key for limit in limits if limit.key is not None}
+
+
+def _thousandths(factor: str) -> int:
+    whole, _, fraction = factor.partition(".")
+    return int(whole + fraction.ljust(3, "0"))

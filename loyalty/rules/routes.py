@@ -14,7 +14,7 @@ from loyalty.infra.http.problems import InvalidCursor
 from loyalty.infra.problems import NotFound
 from loyalty.programs import service as programs
 from loyalty.rules import service
-from loyalty.rules.model import PointsPerSpend, RuleSet
+from loyalty.rules.model import Rule, RuleSet
 from loyalty.rules.service import Version
 
 api = Api("rules", "Rules", "What earns points. Published as numbered versions that never change.")
@@ -28,7 +28,7 @@ class RuleVersionOut(Out):
     """A published version of the rules. It never changes."""
 
     version: int = Field(description="Its number, from 1; the ETag carries it.", examples=[1])
-    rules: list[PointsPerSpend] = Field(description="The rules, in order of evaluation.")
+    rules: list[Rule] = Field(description="The rules, in order of evaluation.")
     published_at: Timestamp = Field(description="When it was published.")
     published_by: str = Field(description="The key that published it.")
 

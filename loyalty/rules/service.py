@@ -14,8 +14,10 @@ from loyalty.infra.clock import Clock
 from loyalty.infra.http.problems import PreconditionFailed, PreconditionRequired
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import NotFound, ValidationFailed
+from loyalty.programs.calendar import Calendar
 from loyalty.programs.model import Program
-from loyalty.rules.engine import CompiledRules, compile_rules, defects
+from loyalty.rules.checks import defects
+from loyalty.rules.engine import CompiledRules, compile_rules
 from loyalty.rules.model import RuleSet
 
 COLLECTION = "rules"
@@ -23,8 +25,8 @@ INDEXES = {COLLECTION: [IndexModel([("_id.program", ASCENDING), ("_id.version", 
 
 _LARGEST_VERSION = 2**31 - 1
 
-# What is current, by database and program.
-_cache: TtlCache[tuple[str, str], CompiledRules] = TtlCache()
+# What is current, by database, program, and the version of the program, whose policies it is compiled for.
+_cache: TtlCache[tuple[str, str, int], CompiledRules] = TtlCache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,9 @@ class Version:
         return Version(
             program=document["_id"]["program"],
             version=document["_id"]["version"],
-            rule_set=RuleSet.model_validate({"rules": document["rules"]}),
+            rule_set=RuleSet.model_validate(
+                {name: document[name] for name in RuleSet.model_fields if name in document}
+            ),
             published_at=document["published_at"],
             published_by=document["published_by"],
         )
@@ -63,7 +67,7 @@ def publish(
     `expected_version` is the current one; None only for the first. ValidationFailed lists what is wrong with the rules,
     PreconditionRequired and PreconditionFailed say that another version is current.
     """
-    found = defects(rule_set, program.currency)
+    found = defects(rule_set, program.currency, wallets=program.policies.wallets)
     if found:
         raise ValidationFailed("Correct the fields that `errors` names.", errors=found)
     newest = latest(db, program.id)
@@ -75,7 +79,7 @@ def publish(
     version = Version(program.id, current_version + 1, rule_set, clock(), published_by)
     document: Document = {
         "_id": {"program": version.program, "version": version.version},
-        "rules": rule_set.model_dump(mode="json")["rules"],
+        **rule_set.document(),
         "published_at": version.published_at,
         "published_by": published_by,
     }
@@ -83,7 +87,7 @@ def publish(
         db[COLLECTION].insert_one(document)
     except DuplicateKeyError:
         raise PreconditionFailed("Another version was published in this moment. Read it again.") from None
-    _cache.drop((db.name, program.id))
+    _cache.drop((db.name, program.id, program.version))
     return version
 
 
@@ -117,12 +121,23 @@ def current(db: Mongo, program: Program) -> CompiledRules | None:
 
     That there is none is never remembered: the first version is in force on every node at once.
     """
-    cache_key = (db.name, program.id)
+    cache_key = (db.name, program.id, program.version)
     known = _cache.get(cache_key)
     if known is None:
         newest = latest(db, program.id)
         if newest is None:
             return None
-        known = compile_rules(newest.rule_set, newest.version, program.currency)
+        known = compiled(newest, program)
         _cache.put(cache_key, known)
     return known
+
+
+def compiled(version: Version, program: Program) -> CompiledRules:
+    """A version ready to award, by the program's currency, zone and policies."""
+    return compile_rules(
+        version.rule_set,
+        version.version,
+        program.currency,
+        calendar=Calendar.of(program.timezone),
+        policies=program.policies,
+    )

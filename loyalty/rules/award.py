@@ -1,0 +1,307 @@
+"""What an award is made of: rules as they are when an event comes, and the arithmetic of what each one gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import accumulate
+from math import prod
+from typing import Any, Final, Literal, NamedTuple, TypeVar
+
+from loyalty.programs.policies import LotExpiryPolicy, PendingPolicy
+from loyalty.rules.caps import Tally
+from loyalty.rules.facts import Facts
+from loyalty.rules.model import Rounding
+from loyalty.rules.shares import Order, Share, spread
+
+ONE: Final = 1000
+"""A multiplier of 1: multipliers are whole thousandths."""
+
+Stacking = Literal["multiply", "add", "best"]
+T = TypeVar("T")
+
+
+class RuleLine(NamedTuple):
+    """What one rule gave; of a multiplier, the difference that it made.
+
+    `basis` is the amount that it looked at, in minor units, and `quantity` the pieces. `reason` says why it gave
+    nothing, or less than the `wanted` points.
+    """
+
+    rule: str
+    wallet: str
+    points: int
+    basis: int
+    reason: str | None = None
+    quantity: int | None = None
+    wanted: int | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The form in the evidence of an entry."""
+        document: dict[str, Any] = {
+            "rule": self.rule,
+            "wallet": self.wallet,
+            "points": self.points,
+            "basis": self.basis,
+        }
+        if self.reason is not None:
+            document["reason"] = self.reason
+        if self.quantity is not None:
+            document["quantity"] = self.quantity
+        if self.wanted is not None:
+            document["wanted"] = self.wanted
+        return document
+
+
+class Credit(NamedTuple):
+    """Points for a wallet. `attribution` is by line of the event, where a line can be said to have earned them."""
+
+    rule: str
+    wallet: str
+    points: int
+    attribution: tuple[int, ...] | None
+    pending: PendingPolicy | None = None
+    expiry: LotExpiryPolicy | None = None
+
+
+class Award(NamedTuple):
+    """What the rules give for one event.
+
+    The points of `lines` sum to those of `credits`. `counters` is the facet afterwards, None when it stays as it is.
+    `limits` says why nothing could be given at all, `passed` of each rule why it is not among the lines, and `drawn`
+    how many points count against the budget of a campaign.
+    """
+
+    lines: tuple[RuleLine, ...] = ()
+    credits: tuple[Credit, ...] = ()
+    benefits: tuple[str, ...] = ()
+    counters: dict[str, Any] | None = None
+    limits: tuple[str, ...] = ()
+    passed: tuple[tuple[str, str], ...] = ()
+    drawn: tuple[tuple[str, int], ...] = ()
+
+
+class Limit(NamedTuple):
+    """One cap. `key` names its counter; the cap of a single event has none. Above it, less is given, or nothing."""
+
+    reason: str
+    key: str | None
+    most: int
+    rejects: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActiveCampaign:
+    """A campaign, compiled. Its limits count points of `wallet` alone."""
+
+    id: str
+    wallet: str
+    starts_at: datetime | None
+    ends_at: datetime | None
+    when: Callable[[Facts], bool] | None
+    limits: tuple[Limit, ...]
+    has_budget: bool
+
+    def runs(self, facts: Facts) -> bool:
+        """Whether its rules apply to the event."""
+        at = facts.occurred_at
+        return (
+            (self.starts_at is None or self.starts_at <= at)
+            and (self.ends_at is None or at < self.ends_at)
+            and (self.when is None or self.when(facts))
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActiveRule:
+    """A rule of any kind, compiled.
+
+    Of one that gives points, `measure` is what it counts (a place in the pool of measures; None: the event, once), and
+    `pieces` whether that is pieces rather than an amount. Of a multiplier, `targets` are the rules that it multiplies
+    and `where` is the column of the lines whose part it does.
+    """
+
+    id: str
+    kind: Literal["points", "multiplier", "benefit"]
+    wallet: str
+    events: frozenset[str] | None
+    starts_at: datetime | None
+    ends_at: datetime | None
+    when: Callable[[Facts], bool] | None
+    campaign: ActiveCampaign | None
+    group: str | None
+    first_of_group: bool
+    stop: bool
+    points: int = 0
+    per: int = 1
+    minimum: int = 0
+    rounding: Rounding = "floor"
+    measure: int | None = None
+    pieces: bool = False
+    tiered: bool = False
+    limits: tuple[Limit, ...] = ()
+    pending: PendingPolicy | None = None
+    expiry: LotExpiryPolicy | None = None
+    factor: int = ONE
+    targets: frozenset[str] = frozenset()
+    where: int | None = None
+    benefit: str = ""
+
+    def line(self, points: int, share: Share, reason: str | None = None, wanted: int | None = None) -> RuleLine:
+        """The line that says what it gave."""
+        if self.pieces:
+            return RuleLine(self.id, self.wallet, points, 0, reason, share.count, wanted)
+        return RuleLine(self.id, self.wallet, points, 0 if self.measure is None else share.count, reason, None, wanted)
+
+
+class Candidate:
+    """A rule that applies and gives points, with what that would be before groups and caps.
+
+    `steps[0]` is without multipliers but that of the tier, the others are after each of `multipliers`. `weights` is by
+    line how much of it comes from there, where multipliers of some lines have changed that.
+    """
+
+    __slots__ = ("multipliers", "rule", "share", "steps", "weights")
+
+    def __init__(
+        self,
+        rule: ActiveRule,
+        share: Share,
+        steps: list[int],
+        multipliers: Sequence[ActiveRule] = (),
+        weights: Sequence[int] | None = None,
+    ) -> None:
+        self.rule = rule
+        self.share = share
+        self.steps = steps
+        self.multipliers = multipliers
+        self.weights = weights
+
+    def credit(self, points: int) -> Credit:
+        """So many of its points."""
+        weights = self.weights
+        parts = self.share.attribute(points) if weights is None else spread(points, list(accumulate(weights)))
+        rule = self.rule
+        return Credit(rule.id, rule.wallet, points, parts, rule.pending, rule.expiry)
+
+
+def candidate_of(
+    rule: ActiveRule,
+    share: Share,
+    multipliers: Iterable[ActiveRule],
+    *,
+    tier: int,
+    stacking: Stacking,
+    order: Order,
+) -> Candidate:
+    """What the rule would give, `tier` being the multiplier of the member's tier in thousandths."""
+    tier = tier if rule.tiered else ONE
+    used = [one for one in multipliers if rule.id in one.targets and (one.where is None or any(share.weights))]
+    if not used:
+        points = rounded_quotient(
+            rule.points * share.count * share.part[0] * tier, rule.per * share.part[1] * ONE, rule.rounding
+        )
+        return Candidate(rule, share, [points])
+    factors: list[tuple[int, Sequence[bool] | None]] = [] if tier == ONE else [(tier, None)]
+    points, weights = _value(rule, share, factors, stacking)
+    steps = [points]
+    for one in used:
+        factors.append((one.factor, None if one.where is None else order.column(one.where)))
+        points, weights = _value(rule, share, factors, stacking)
+        steps.append(points)
+    return Candidate(rule, share, steps, used, weights)
+
+
+def _value(
+    rule: ActiveRule, share: Share, factors: Sequence[tuple[int, Sequence[bool] | None]], stacking: Stacking
+) -> tuple[int, list[int] | None]:
+    """The points by all the factors, rounded once, and the weights of the lines where factors of some lines count."""
+    numerator = rule.points * share.count * share.part[0]
+    denominator = rule.per * share.part[1]
+    scale = ONE ** len(factors) if stacking == "multiply" else ONE
+    if all(column is None for _, column in factors):
+        factor = _stacked([factor for factor, _ in factors], scale, stacking)
+        return rounded_quotient(numerator * factor, denominator * scale, rule.rounding), None
+    weights = [
+        weight * _stacked([factor for factor, column in factors if column is None or column[place]], scale, stacking)
+        for place, weight in enumerate(share.weights)
+    ]
+    points = rounded_quotient(numerator * sum(weights), denominator * sum(share.weights) * scale, rule.rounding)
+    return points, weights
+
+
+def _stacked(factors: Sequence[int], scale: int, stacking: Stacking) -> int:
+    """All factors as one, of which `scale` is 1."""
+    if stacking == "multiply":
+        return prod(factors) * (scale // ONE ** len(factors))
+    if stacking == "add":
+        return max(0, ONE + sum(factors) - ONE * len(factors))
+    return max(factors, default=ONE)
+
+
+def best_of_groups(candidates: Sequence[T], group: Callable[[T], str | None], worth: Callable[[T], int]) -> list[T]:
+    """All that are in no group, and of each group the one that is worth most; of equals the first."""
+    best: dict[str, T] = {}
+    for one in candidates:
+        name = group(one)
+        if name is not None and (name not in best or worth(one) > worth(best[name])):
+            best[name] = one
+    return [one for one in candidates if (name := group(one)) is None or best[name] is one]
+
+
+class Limits:
+    """The caps and budgets while the rules of one event go through them, in order."""
+
+    __slots__ = ("_budgets", "_given", "_tally", "drawn")
+
+    def __init__(self, tally: Tally, budgets: Mapping[str, int]) -> None:
+        self._tally = tally
+        self._budgets = budgets
+        self._given: dict[str, int] = {}
+        self.drawn: dict[str, int] = {}
+
+    def admit(self, rule: ActiveRule, wanted: int) -> tuple[int, str | None]:
+        """How many of the wanted points may be given, which count from now on, and what cut the rest."""
+        campaign = rule.campaign if rule.campaign is not None and rule.campaign.wallet == rule.wallet else None
+        if wanted == 0 or not (rule.limits or campaign):
+            return wanted, None
+        limits = rule.limits if campaign is None else (*rule.limits, *campaign.limits)
+        points, reason = wanted, None
+        for limit in limits:
+            room = self._room(limit, campaign)
+            if room is None:
+                return 0, "period_closed"
+            if wanted > room:
+                allowed = 0 if limit.rejects else room
+                if allowed < points:
+                    points, reason = allowed, limit.reason
+        if campaign is not None and campaign.has_budget:
+            left = max(0, self._budgets.get(campaign.id, 0) - self.drawn.get(campaign.id, 0))
+            if left < points:
+                points, reason = left, "budget"
+            self.drawn[campaign.id] = self.drawn.get(campaign.id, 0) + points
+        for limit in limits:
+            if limit.key is not None:
+                self._tally.add(limit.key, points)
+        if campaign is not None:
+            self._given[campaign.id] = self._given.get(campaign.id, 0) + points
+        return points, reason
+
+    def _room(self, limit: Limit, campaign: ActiveCampaign | None) -> int | None:
+        """What is left under the cap; None in a period that is forgotten."""
+        if limit.key is None:
+            given = self._given.get(campaign.id, 0) if campaign is not None and limit in campaign.limits else 0
+            return max(0, limit.most - given)
+        counted = self._tally.value(limit.key)
+        return None if counted is None else max(0, limit.most - counted)
+
+
+def rounded_quotient(dividend: int, divisor: int, rounding: Rounding) -> int:
+    """dividend / divisor as a whole number, exactly; both are non-negative."""
+    if rounding == "floor":
+        return dividend // divisor
+    whole, rest = divmod(dividend, divisor)
+    if rounding == "ceil":
+        return whole + (rest > 0)
+    return whole + (2 * rest >= divisor)

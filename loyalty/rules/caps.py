@@ -1,0 +1,98 @@
+"""Counters and caps: how much there was of something in a period, kept in the member's state so that caps cannot race.
+
+The facet `counters` of a state is `{key: {first day of the period: value}}`. A key ends in its period
+(`spend:month`, `rule:base:day`), and a counter that never starts again has the one period `ever`. Only the latest
+periods are kept: the state stays small, and an event so late that its period is forgotten cannot be counted any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import datetime
+from typing import Any, Final, cast
+
+from loyalty.programs.calendar import Calendar, Unit
+
+FACET: Final = "counters"
+EVER: Final = "ever"
+KEPT: Final = 3
+"""How many periods of a counter are kept: this one, and two that late events may still belong to."""
+
+Facet = Mapping[str, Mapping[str, int]]
+
+
+def period_of(key: str, calendar: Calendar, at: datetime) -> str:
+    """The name of the period that `at` belongs to: its first day, or `ever`."""
+    unit = key.rpartition(":")[2]
+    if unit == EVER:
+        return EVER
+    return calendar.day(calendar.period(cast(Unit, unit), at).start).isoformat()
+
+
+def value_at(facet: Facet, key: str, period: str) -> int | None:
+    """What was counted in the period before; None when it is forgotten."""
+    periods = facet.get(key)
+    if periods is None:
+        return 0
+    value = periods.get(period)
+    if value is not None:
+        return value
+    return 0 if len(periods) < KEPT or period > min(periods) else None
+
+
+class Tally:
+    """The counters of one member while one event is decided: what was there, and what the event adds."""
+
+    __slots__ = ("_added", "_at", "_calendar", "_facet", "_periods")
+
+    def __init__(self, facet: Facet, calendar: Calendar, at: datetime) -> None:
+        self._facet = facet
+        self._calendar = calendar
+        self._at = at
+        self._added: dict[str, int] = {}
+        self._periods: dict[str, str] = {}
+
+    def value(self, key: str) -> int | None:
+        """What is counted by now, this event included; None when the period is forgotten."""
+        before = value_at(self._facet, key, self._period(key))
+        return None if before is None else before + self._added.get(key, 0)
+
+    def add(self, key: str, amount: int) -> None:
+        """Count so much more. Nothing is added to a period that is forgotten."""
+        if amount and value_at(self._facet, key, self._period(key)) is not None:
+            self._added[key] = self._added.get(key, 0) + amount
+
+    def facet(self, wanted: Collection[str]) -> dict[str, Any] | None:
+        """The facet afterwards, or None when nothing was counted.
+
+        A counter that is not `wanted` any more is dropped, unless it counts for ever: a bonus that is given once must
+        not be given again when its rule comes back.
+        """
+        if not self._added:
+            return None
+        kept = {key: dict(periods) for key, periods in self._facet.items() if key in wanted or key.endswith(":" + EVER)}
+        for key, amount in self._added.items():
+            period = self._period(key)
+            periods = kept.setdefault(key, {})
+            periods[period] = periods.get(period, 0) + amount
+            if len(periods) > KEPT:
+                del periods[min(periods)]
+        return kept
+
+    def _period(self, key: str) -> str:
+        unit = key.rpartition(":")[2]
+        known = self._periods.get(unit)
+        if known is None:
+            known = self._periods[unit] = period_of(key, self._calendar, self._at)
+        return known
+
+
+def reader(facet: Facet, calendar: Calendar, at: datetime) -> Callable[[str], int | None]:
+    """What conditions read as `counters.<name>`, such as `purchases.month`: the value before the event of `at`."""
+    tally = Tally(facet, calendar, at)
+    return lambda name: tally.value(counter_key(name))
+
+
+def counter_key(name: str) -> str:
+    """The key of the counter that conditions call `purchases.month`: dots are no good in names of the database."""
+    return name.replace(".", ":")

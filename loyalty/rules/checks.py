@@ -1,0 +1,115 @@
+"""What can be wrong with rules although each of their fields is right: found before they are saved, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+
+from loyalty.infra.money import MoneyError, exponent, to_minor
+from loyalty.rules.conditions import Condition, check
+from loyalty.rules.facts import Scope
+from loyalty.rules.model import Benefit, Earning, FixedPoints, Multiplier, PointsPerSpend, Rule, RuleSet
+from loyalty.rules.operands import suggestion
+
+Defect = dict[str, str]
+
+
+def defects(rule_set: RuleSet, currency: str, *, wallets: Collection[str] | None = None) -> list[Defect]:
+    """Everything that is wrong with the rules for a program in `currency`, as `{pointer, code, detail}`.
+
+    `wallets` are those of the program; None leaves them unchecked.
+    """
+    found: list[Defect] = []
+    for kind, members in (("rules", rule_set.rules), ("campaigns", rule_set.campaigns)):
+        for index, member in enumerate(members):
+            pointer = f"/{kind}/{index}"
+            if member.id in {other.id for other in members[:index]}:
+                detail = f"Another one of the {kind} is called {member.id}."
+                found.append(_defect(f"{pointer}/id", "duplicate", detail))
+            found += _schedule(pointer, member.starts_at, member.ends_at)
+            wallet = getattr(member, "wallet", None)
+            if wallet is not None and wallets is not None and wallet not in wallets:
+                detail = f"The program has no wallet {wallet!r}.{suggestion(wallet, wallets)}"
+                found.append(_defect(f"{pointer}/wallet", "unknown_wallet", detail))
+    for index, rule in enumerate(rule_set.rules):
+        found += _of_rule(rule, f"/rules/{index}", rule_set, currency)
+    for pointer, over, condition in conditions(rule_set):
+        for defect in check(condition, over, currency=currency):
+            found.append({**defect, "pointer": pointer + defect["pointer"]})
+    return [*found, *_of_groups(rule_set)]
+
+
+def conditions(rule_set: RuleSet) -> Iterator[tuple[str, Scope, Condition]]:
+    """Every condition of the rules: its place, what it is about, and itself."""
+    for index, rule in enumerate(rule_set.rules):
+        if rule.when is not None:
+            yield f"/rules/{index}/when", "event", rule.when
+        where = getattr(rule, "where", None)
+        if where is not None:
+            yield f"/rules/{index}/where", "line", where
+        for name in ("only", "exclude"):
+            condition = getattr(getattr(rule, "basis", None), name, None)
+            if condition is not None:
+                yield f"/rules/{index}/basis/{name}", "line", condition
+    for index, campaign in enumerate(rule_set.campaigns):
+        if campaign.when is not None:
+            yield f"/campaigns/{index}/when", "event", campaign.when
+
+
+def _of_rule(rule: Rule, pointer: str, rule_set: RuleSet, currency: str) -> Iterator[Defect]:
+    campaigns = [campaign.id for campaign in rule_set.campaigns]
+    if rule.campaign is not None and rule.campaign not in campaigns:
+        detail = f"There is no campaign {rule.campaign!r} in `campaigns`.{suggestion(rule.campaign, campaigns)}"
+        yield _defect(f"{pointer}/campaign", "unknown_campaign", detail)
+    if isinstance(rule, PointsPerSpend):
+        yield from _amount(f"{pointer}/per", rule.per, currency, above_zero=True)
+        yield from _amount(f"{pointer}/minimum", rule.minimum, currency, above_zero=False)
+    elif isinstance(rule, FixedPoints | Benefit) and rule.when is None and rule.events is None:
+        detail = 'Say for which events: give `events`, such as ["purchase"], or a condition in `when`.'
+        yield _defect(f"{pointer}/when", "missing", detail)
+    elif isinstance(rule, Multiplier) and rule.applies_to != "all":
+        targets = {other.id: other for other in rule_set.rules}
+        for place, name in enumerate(rule.applies_to):
+            target = targets.get(name)
+            if not isinstance(target, Earning) or target.wallet != rule.wallet:
+                known = [one.id for one in rule_set.rules if isinstance(one, Earning) and one.wallet == rule.wallet]
+                detail = f"No rule {name!r} gives points of the wallet {rule.wallet}.{suggestion(name, known)}"
+                yield _defect(f"{pointer}/applies_to/{place}", "unknown_rule", detail)
+
+
+def _amount(pointer: str, text: str, currency: str, *, above_zero: bool) -> Iterator[Defect]:
+    try:
+        value = to_minor(text, currency)
+    except MoneyError as error:
+        yield _defect(pointer, "invalid_value", f"{error}.")
+        return
+    if above_zero and value == 0:
+        smallest = f"1 minor unit ({exponent(currency)} decimals)"
+        yield _defect(pointer, "invalid_value", f"Points per nothing: give at least {smallest}.")
+
+
+def _schedule(pointer: str, start: datetime | None, end: datetime | None) -> Iterator[Defect]:
+    if start is not None and end is not None and start >= end:
+        yield _defect(f"{pointer}/ends_at", "invalid_value", "The end must be after the start.")
+
+
+def _of_groups(rule_set: RuleSet) -> Iterator[Defect]:
+    """Of a group one rule gives, so its rules must be comparable: of one kind, and of one wallet."""
+    firsts: dict[str, tuple[str, str | None]] = {}
+    for index, rule in enumerate(rule_set.rules):
+        if rule.group is None:
+            continue
+        kind = "points" if isinstance(rule, Earning) else rule.type
+        same = firsts.setdefault(rule.group, (kind, getattr(rule, "wallet", None)))
+        if same != (kind, getattr(rule, "wallet", None)):
+            detail = f"The rules of the group {rule.group} must be of one kind, and of one wallet."
+            yield _defect(f"/rules/{index}/group", "mixed_group", detail)
+    for name in rule_set.groups:
+        if name not in firsts:
+            yield _defect(
+                f"/groups/{name}", "unknown_group", f"No rule is in the group {name}.{suggestion(name, firsts)}"
+            )
+
+
+def _defect(pointer: str, code: str, detail: str) -> Defect:
+    return {"pointer": pointer, "code": code, "detail": detail}
