@@ -290,17 +290,24 @@ class Wallet:
     def defects(self) -> list[str]:
         """Which invariants this wallet breaks; empty for every state that the ledger can hold."""
         defects = []
-        active = sum(lot.points for lot in self.lots if lot.activates_at is None)
-        waiting = sum(lot.points for lot in self.lots if lot.activates_at is not None)
-        held = sum(hold.points for hold in self.holds)
+        active = waiting = held = 0
+        points = []
+        for lot in self.lots:
+            points.append(lot.points)
+            if lot.activates_at is None:
+                active += lot.points
+            else:
+                waiting += lot.points
+        for hold in self.holds:
+            points += [part.points for part in hold.parts]
+            held += hold.points
         if self.available != active - self.deficit:
             defects.append(f"available is {self.available} and the open lots hold {active - self.deficit}")
         if self.pending != waiting:
             defects.append(f"pending is {self.pending} and the waiting lots hold {waiting}")
         if self.held != held:
             defects.append(f"held is {self.held} and the open holds have {held}")
-        parts = [part for hold in self.holds for part in hold.parts]
-        if min(self.pending, self.held, self.deficit) < 0 or any(lot.points <= 0 for lot in (*self.lots, *parts)):
+        if min(self.pending, self.held, self.deficit) < 0 or (points and min(points) <= 0):
             defects.append("a bucket or a lot is below what it can be")
         if self.deficit and active:
             defects.append("points are available although some are owed")
@@ -308,10 +315,11 @@ class Wallet:
         came -= self.spent + self.expired + self.reversed
         if came != self.available + self.pending + self.held:
             defects.append(f"lifetime totals give {came}, the buckets {self.available + self.pending + self.held}")
-        if list(self.lots) != sorted(self.lots, key=Lot.order):
-            defects.append("the lots are not in order of consumption")
-        if len({lot.id for lot in self.lots}) != len(self.lots):
-            defects.append("two lots have one id")
+        if len(self.lots) > 1:
+            if list(self.lots) != sorted(self.lots, key=Lot.order):
+                defects.append("the lots are not in order of consumption")
+            if len({lot.id for lot in self.lots}) != len(self.lots):
+                defects.append("two lots have one id")
         return defects
 
 

@@ -233,7 +233,7 @@ def _stream(collection: Collection[Document], bounds: Bounds, *, batch: int = _B
     if upper is not None:
         cursor.max([("_id", upper)])
     for raw in cursor:
-        yield from bson.decode_all(cast(bytes, raw), _DECODING)
+        yield from bson.decode_iter(cast(bytes, raw), _DECODING)  # one by one: memory that is still in the cache
 
 
 # -- chains and the projection ----------------------------------------------------------------------------------------

@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import connect
+from loyalty.ledger import INDEXES
 from loyalty.ledger.projection import rebuild
 from loyalty.ledger.seal import Sealer
 from loyalty.ledger.verify import verify
-from loyalty.migrations import migrate
 from tests.chains import fill
 from tests.servers import Mongod
 
@@ -46,7 +46,8 @@ def main() -> None:
 
 def _measure(uri: str, entries: int, processes: int) -> dict[str, object]:
     db = connect(uri, "bench", serves_requests=False)
-    migrate(db, release="bench", clock=system_clock)
+    for collection, indexes in INDEXES.items():
+        db[collection].create_indexes(indexes)
     made = fill(db, members=2 * (entries // (2 * _LENGTH) + 1), length=_LENGTH)
     rebuild(db)
     key = Ed25519PrivateKey.generate()
