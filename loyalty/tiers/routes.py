@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from loyalty.infra import money
 from loyalty.infra.http.context import version_tag
 from loyalty.infra.http.endpoint import Api, Context, Reply
-from loyalty.infra.http.model import Page, PageQuery, Query, Timestamp
+from loyalty.infra.http.model import Page, PageQuery, Query, Timestamp, format_instant
 from loyalty.infra.http.paging import Pager
 from loyalty.infra.http.problems import InvalidCursor
 from loyalty.infra.ids import entry_id
@@ -142,8 +142,7 @@ def list_tier_changes(context: Context, member: MemberPath, query: PageQuery) ->
         after=tuple(pager.after) if pager.after else None,
     )
     last = list(changes[pager.limit - 1][0]) if len(changes) > pager.limit else None
-    page = [_change_out(change, program) for _, change in changes[: pager.limit]]
-    return pager.reply(TierHistoryPage, page, last=last)
+    return pager.reply_json([_change_json(change, program) for _, change in changes[: pager.limit]], last=last)
 
 
 @api.put(
@@ -229,16 +228,17 @@ def _tier_out(place: Place, program: Program) -> TierOut:
     )
 
 
-def _change_out(change: Change, program: Program) -> TierChangeOut:
+def _change_json(change: Change, program: Program) -> dict[str, Any]:
+    """A `TierChangeOut`."""
     written = change.transition
-    return TierChangeOut(
-        at=written["at"],
-        level_before=written["from"],
-        level_after=written["to"],
-        reason=written["reason"],
-        value=_value(written["value"], written["basis"], program),
-        entry=entry_id(change.entry) if change.entry is not None else None,
-    )
+    return {
+        "at": format_instant(written["at"]),
+        "from": written["from"],
+        "to": written["to"],
+        "reason": written["reason"],
+        "value": _value(written["value"], written["basis"], program),
+        "entry": entry_id(change.entry) if change.entry is not None else None,
+    }
 
 
 def _lock_out(locked: Locked, program: Program) -> TierLockOut:

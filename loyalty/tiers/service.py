@@ -287,7 +287,7 @@ def place(db: Mongo, program: Program, member: str, *, now: datetime, at: dateti
         raise NotFound("There were no tiers at that time. Publish some with POST /v1/tiers/versions.")
     if at is not None:
         head = read_head_at(db.ledger, head.member, at)
-    return _place(program, found, head.state, scheme, instant)
+    return _place(program, found, head, scheme, instant)
 
 
 def history(
@@ -307,7 +307,9 @@ def history(
             if (entry, index) < before:
                 changes.append(((entry, index), Change(transitions[index], None if entry == last else entry)))
 
-    add(last, [transition.document() for transition in _unwritten(db, program, found, head.state, now)])
+    scheme = current(db, program)
+    if scheme is not None:
+        add(last, [transition.document() for transition in _settled(program, found, head, scheme, now)[2]])
     chain = {"_id": {"$gt": first, "$lt": min(before[0] + 1, last)}, "evidence.tier": {"$exists": True}}
     for entry in db.ledger.find(chain, {"evidence.tier": 1}).sort("_id", DESCENDING):
         if len(changes) >= limit:
@@ -364,27 +366,34 @@ def set_lock(
         raise IdempotencyConflict("The Idempotency-Key was used with another request.")
     entry = outcome.entry
     recorded_at = entry["recorded_at"]
-    standing = _place(program, found, State.of(entry["state"]), scheme_at(scheme, recorded_at) or scheme, recorded_at)
+    then = scheme_at(scheme, recorded_at) or scheme
+    standing = _place(program, found, Head.of(entry), then, recorded_at)
     return Locked(entry, standing, outcome.status == "replayed")
 
 
-def _unwritten(db: Mongo, program: Program, member: Member, state: State, now: datetime) -> list[Transition]:
-    """What time has done to the level since the member's last entry."""
-    scheme = current(db, program)
-    facet = state.facets.get(FACET)
-    if scheme is None or facet is None:
-        return []
+def _settled(
+    program: Program, member: Member, head: Head, scheme: Scheme, at: datetime
+) -> tuple[Document | None, State, list[Transition]]:
+    """The facet and the state as time has made them by `at`, and what it has done to the level since the last entry."""
     calendar = Calendar.of(program.timezone)
-    settled = movements.settle(state, now)
-    return engine.settle(facet, scheme, calendar, now, joined_on=joined_on(member, calendar), state=settled)[1]
+    joined = joined_on(member, calendar)
+    facet = head.state.facets.get(FACET)
+    transitions: list[Transition] = []
+    state = movements.settle(head.state, at)
+    if scheme.looks_at_balance and head.recorded_at is not None:
+        # The entry decided the balance; a feature that knows nothing of tiers may have made it.
+        then = min(max(head.recorded_at, scheme.since), at)
+        facet, transitions = engine.settle(facet, scheme, calendar, then, joined_on=joined, state=head.state)
+    if facet is not None:
+        facet, later = engine.settle(facet, scheme, calendar, at, joined_on=joined, state=state)
+        transitions += later
+    return facet, state, transitions
 
 
-def _place(program: Program, member: Member, state: State, scheme: Scheme, at: datetime) -> Place:
+def _place(program: Program, member: Member, head: Head, scheme: Scheme, at: datetime) -> Place:
     calendar = Calendar.of(program.timezone)
-    settled = movements.settle(state, at)
-    standing = engine.standing(
-        settled.facets.get(FACET), scheme, calendar, at, joined_on=joined_on(member, calendar), state=settled
-    )
+    facet, state, _ = _settled(program, member, head, scheme, at)
+    standing = engine.standing(facet, scheme, calendar, at, joined_on=joined_on(member, calendar), state=state)
     return Place(member, at, scheme, standing)
 
 
