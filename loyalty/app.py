@@ -31,6 +31,7 @@ from loyalty.programs import routes as programs
 from loyalty.rewards import routes as rewards
 from loyalty.rules import routes as rules
 from loyalty.tiers import routes as tiers
+from loyalty.transfers import routes as transfers
 from loyalty.web.operations import operations
 from loyalty.web.pages import make_pages
 
@@ -45,6 +46,7 @@ APIS: tuple[Api, ...] = (
     holds.api,
     rewards.api,
     adjustments.api,
+    transfers.api,
     files.api,
     keys.api,
     jobs.api,
