@@ -1,4 +1,4 @@
-"""Writes down what time alone has done: points that activated, expired or lapsed, and holds that timed out.
+"""Writes down what time alone has done: points that activated, expired or lapsed, holds that ended, tiers that fell.
 
 No read waits for this job: balances are always those of the instant (see `points.settling`). It makes the ledger say
 so, for reports and for whoever follows it.
@@ -25,9 +25,12 @@ from loyalty.jobs.model import Work
 from loyalty.ledger.append import Operation, append
 from loyalty.ledger.entry import Draft, Head, business_key, request_digest
 from loyalty.ledger.heads import read_heads
-from loyalty.ledger.movements import next_due
 from loyalty.ledger.state import LedgerDefect, Refusal, State
-from loyalty.points.settling import settle
+from loyalty.points.settling import Tiering, settle
+from loyalty.programs import service as programs
+from loyalty.programs.calendar import Calendar
+from loyalty.tiers import service as tiers
+from loyalty.tiers.engine import FACET
 
 NAME: Final = "settlement"
 KIND: Final = "settle"
@@ -71,36 +74,55 @@ def settlements(db: Mongo, *, clock: Clock, check: Callable[[], None] = lambda: 
         yield settle_members(db, due, clock=clock)
 
 
-def settle_members(db: Mongo, programs: Mapping[int, str], *, clock: Clock) -> Batch:
+def settle_members(db: Mongo, members: Mapping[int, str], *, clock: Clock) -> Batch:
     """Settle these members, given by number with their programs."""
-    heads = read_heads(db.ledger, programs)
+    heads = read_heads(db.ledger, members)
+    tierings = _tierings(db, {member: members[member] for member, head in heads.items() if FACET in head.state.facets})
     now = clock()
     operations, damaged = [], []
     for member, head in heads.items():
+        tiering = tierings.get(member)
         try:
-            if settle(head.state, now).since is not None:
-                operations.append(_operation(programs[member], head))
+            since = settle(head.state, now, tiering).since
         except LedgerDefect:  # one damaged chain must not keep all others waiting
             damaged.append(member)
+            continue
+        if since is not None:
+            operations.append(operation_for(members[member], head, since, tiering))
     outcomes = append(db.ledger, operations, clock=clock, heads=heads)
     return Batch(sum(outcome.status == "applied" for outcome in outcomes), damaged)
 
 
-def _operation(program: str, head: Head) -> Operation:
-    since = next_due(head.state)
-    parts = (member_id(head.member), str(head.sequence), since.isoformat() if since else "")
-    request = request_digest({"settle": list(parts)})
-    return Operation(program, head.member, (business_key(program, KIND, *parts),), request, _decision(head))
+def _tierings(db: Mongo, members: Mapping[int, str]) -> dict[int, Tiering]:
+    """What the tiers of these members are reviewed by, of those whose programs have tiers."""
+    if not members:
+        return {}
+    known = {program: programs.get(db, program) for program in set(members.values())}
+    schemes = {name: tiers.current(db, program) for name, program in known.items()}
+    found = {}
+    for document in db.members.find({"_id": {"$in": list(members)}}, {"created_at": 1}):
+        program = known[members[document["_id"]]]
+        scheme, calendar = schemes[program.id], Calendar.of(program.timezone)
+        if scheme is not None:
+            found[document["_id"]] = Tiering(scheme, calendar, calendar.day(document["created_at"]))
+    return found
 
 
-def _decision(head: Head) -> Callable[[State, int, datetime], Draft]:
+def operation_for(program: str, head: Head, since: datetime, tiering: Tiering | None) -> Operation:
+    """The act that settles the member at whose end `head` is, of whom something was due `since`."""
+    parts = (member_id(head.member), str(head.sequence), since.isoformat())
+
     def decide(settled: State, sequence: int, now: datetime) -> Draft:
-        found = settle(head.state, now)
+        found = settle(head.state, now, tiering)
         if sequence != head.sequence + 1 or found.since is None:
             raise NothingDue
-        return Draft(KIND, found.since, [], {"settled": list(found.happened)})
+        evidence: Document = {"settled": list(found.happened)}
+        if found.transitions:
+            evidence["tier"] = [transition.document() for transition in found.transitions]
+        return Draft(KIND, found.since, [], evidence, facets=found.facets)
 
-    return decide
+    request = request_digest({"settle": list(parts)})
+    return Operation(program, head.member, (business_key(program, KIND, *parts),), request, decide)
 
 
 def _due(db: Mongo, now: datetime) -> Iterator[dict[int, str]]:

@@ -22,14 +22,21 @@ from loyalty.infra.mongo import Mongo
 from loyalty.jobs.lease import Lease, LeaseLost, Turn
 from loyalty.jobs.model import Work
 from loyalty.jobs.schedule import JOBS
-from loyalty.jobs.settlement import settle_due, settle_members, settlements
+from loyalty.jobs.settlement import NothingDue, operation_for, settle_due, settle_members, settlements
 from loyalty.ledger.append import Operation, append
 from loyalty.ledger.entry import Draft
 from loyalty.ledger.heads import read_head
 from loyalty.ledger.movements import credit, debit, hold, settle
 from loyalty.ledger.projection import rebuild
-from loyalty.ledger.state import LedgerDefect, Posting, State
+from loyalty.ledger.state import LedgerDefect, Posting, State, fold
 from loyalty.ledger.verify import verify
+from loyalty.members import service as members_of
+from loyalty.programs import service as programs
+from loyalty.programs.calendar import Calendar
+from loyalty.tiers import engine as tier_engine
+from loyalty.tiers import service as tiers
+from loyalty.tiers.engine import Scheme
+from loyalty.tiers.model import TierScheme
 from tests.servers import REPOSITORY, wait_until
 
 START = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
@@ -258,6 +265,116 @@ def test_killed_in_the_middle_it_is_finished_by_the_next(work: Work, mongo_uri: 
     entries = Counter(entry["_id"] >> 24 for entry in db.ledger.find({"kind": "settle"}, {"_id": 1}))
     assert entries == Counter(dict.fromkeys(members, 1))
     assert verify(db).defects == []
+
+
+def test_whoever_was_overtaken_finds_nothing_to_do(database: Mongo) -> None:
+    """Another entry came between reading the chain and writing: it has settled the member already."""
+    give(database, range(1, 2), expires_at=day(10))
+    stale = read_head(database.ledger, 1)
+    write(database, 1, [], when=day(11))
+    (outcome,) = append(
+        database.ledger, [operation_for("bakery", stale, day(10), None)], clock=at(day(11)), heads={1: stale}
+    )
+    assert isinstance(outcome.refusal, NothingDue)
+    assert database.ledger.count_documents({"kind": "settle"}) == 0
+
+
+# -- tiers ------------------------------------------------------------------------------------------------------------
+
+LEVELS = [
+    {"id": "base", "name": "Base", "threshold": 0},
+    {"id": "gold", "name": "Gold", "threshold": 100, "earn_multiplier": "2.000"},
+]
+BERLIN = "Europe/Berlin"
+BERLIN_MIDNIGHT = datetime(2026, 1, 31, 23, tzinfo=timezone.utc)
+
+
+def tiered_member(db: Mongo, **scheme: Any) -> tuple[int, Scheme]:
+    """A member of a program in Berlin with tiers, who joined at the start, and the scheme."""
+    program = programs.create(
+        db, id="bakery", name="Bakery", currency="EUR", timezone=BERLIN, clock=at(START - timedelta(days=9))
+    )
+    body = TierScheme.model_validate({"levels": LEVELS, **scheme})
+    tiers.publish(db, program, body, expected_version=None, published_by="key", clock=at(START - timedelta(days=9)))
+    (member,) = members_of.auto_enrol(db, program.id, ["ext:ada"], START).values()
+    found = tiers.current(db, program)
+    assert found is not None
+    return member.number, found
+
+
+def earn(db: Mongo, member: int, scheme: Scheme, points: int, *, expires_at: datetime | None = None) -> None:
+    """Points that count for the tier, on the first day."""
+
+    def decide(state: State, sequence: int, now: datetime) -> Draft:
+        postings = credit(state, "points", points, source="issuance", sequence=sequence, expires_at=expires_at)
+        after = fold(state, postings)
+        options: dict[str, Any] = {
+            "day": START.date(),
+            "spend": 0,
+            "visits": 0,
+            "now": now,
+            "joined_on": START.date(),
+            "state": after,
+        }
+        calendar = Calendar.of(BERLIN)
+        facet, _ = tier_engine.count(None, scheme, calendar, earned={"points": points}, **options)
+        return Draft("earn", now, postings, {}, facets={"tier": facet})
+
+    operation = Operation("bakery", member, (secrets.token_bytes(16),), b"request", decide)
+    (outcome,) = append(db.ledger, [operation], clock=at(START))
+    assert outcome.entry is not None
+    assert outcome.entry["state"]["facets"]["tier"]["level"] == "gold"
+
+
+def happened(entry: Mapping[str, Any]) -> list[tuple[datetime, str]]:
+    return [(step["at"], step["what"]) for step in entry["evidence"]["settled"]]
+
+
+def test_a_tier_of_what_was_earned_is_reviewed_before_points_expire(database: Mongo) -> None:
+    """Case 3.18: at the program's midnight the tier that counts what was earned goes before the expiry."""
+    earned = {"type": "earned", "wallet": "points"}
+    member, scheme = tiered_member(database, basis=earned, window={"type": "rolling", "days": 31})
+    earn(database, member, scheme, 100, expires_at=BERLIN_MIDNIGHT)
+    assert run(database, BERLIN_MIDNIGHT - MILLISECOND) == 0
+    assert run(database, BERLIN_MIDNIGHT + timedelta(days=3)) == 1
+    entry = settlement_of(database, member)
+    assert happened(entry) == [(BERLIN_MIDNIGHT, "tier"), (BERLIN_MIDNIGHT, "expire")]
+    (change,) = entry["evidence"]["tier"]
+    assert (change["at"], change["from"], change["to"]) == (BERLIN_MIDNIGHT, "gold", "base")
+    assert entry["state"]["facets"]["tier"]["level"] == "base"
+    assert run(database, BERLIN_MIDNIGHT + timedelta(days=400)) == 0
+    assert verify(database).defects == []
+
+
+def test_a_tier_of_the_balance_is_reviewed_after_points_expired(database: Mongo) -> None:
+    """Case 3.18: at the program's midnight the tier that looks at the balance goes last."""
+    member, scheme = tiered_member(database, basis={"type": "balance", "wallet": "points"})
+    earn(database, member, scheme, 100, expires_at=BERLIN_MIDNIGHT)
+    assert run(database, BERLIN_MIDNIGHT + timedelta(days=3)) == 1
+    entry = settlement_of(database, member)
+    assert happened(entry) == [(BERLIN_MIDNIGHT, "expire"), (BERLIN_MIDNIGHT, "tier")]
+    assert entry["state"]["facets"]["tier"]["level"] == "base"
+    assert verify(database).defects == []
+
+
+def test_a_calendar_window_closes_without_any_points(database: Mongo) -> None:
+    """Case 3.18: an entry of zero points; the level falls after its grace, however late the job runs."""
+    window = {"type": "calendar", "unit": "month"}
+    member, scheme = tiered_member(
+        database,
+        basis={"type": "earned", "wallet": "points"},
+        window=window,
+        downgrade={"to": "one_level", "grace_days": 10},
+    )
+    earn(database, member, scheme, 100)
+    march = datetime(2026, 2, 28, 23, tzinfo=timezone.utc)
+    wrote = [
+        run(database, when) for when in (BERLIN_MIDNIGHT, march, march + timedelta(days=9), march + timedelta(days=11))
+    ]
+    assert wrote[-1] == 1
+    entry = settlement_of(database, member)
+    (change,) = entry["evidence"]["tier"]
+    assert (change["at"], change["to"], entry["postings"]) == (march + timedelta(days=10), "base", [])
 
 
 # -- reads do not depend on the job -----------------------------------------------------------------------------------
