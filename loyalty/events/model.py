@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
 from loyalty.infra.http.model import Body, Out, Timestamp
-from loyalty.infra.problems import Problem
+from loyalty.infra.problems import Problem, Unavailable
 from loyalty.members.model import MemberReference
 from loyalty.points.model import BucketsOut, EntryOut, ExplanationOut
 
@@ -26,6 +26,7 @@ def _check_metadata(value: Any) -> Any:
 
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Source = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,63}$")]
 Amount = Annotated[
     str,
     StringConstraints(pattern=r"^\d{1,15}(\.\d{1,6})?$"),
@@ -47,32 +48,82 @@ class TooManyEvents(Problem):
     title = "The batch has too many events"
 
 
+class RefundExceedsPurchase(Problem):
+    """A purchase can be refunded once: `left_amount` and `left_items` are what is left of it. Refund no more."""
+
+    code = "refund_exceeds_purchase"
+    status = 409
+    title = "More would be refunded than was bought"
+
+
+class RefundOfAnotherMember(Problem):
+    """The event that the refund refers to is another member's. Name that member, or the event that is meant."""
+
+    code = "refund_of_another_member"
+    status = 409
+    title = "The purchase is another member's"
+
+
+class NotRefundable(Problem):
+    """The event that the refund refers to awarded nothing that could be taken back: it is a refund itself."""
+
+    code = "not_refundable"
+    status = 409
+    title = "The event cannot be refunded"
+
+
+class TooManyParked(Problem):
+    """Refunds of unknown purchases are kept until those arrive, up to `max_parked` of a member. Send them first."""
+
+    code = "too_many_parked"
+    status = 409
+    title = "Too many refunds wait for their purchase"
+
+
+class Overtaken(Unavailable):
+    """Other requests about the same purchase were faster, again and again. Nothing happened; a retry is safe."""
+
+
 class Item(Body):
-    """One line of a purchase."""
+    """One line of a purchase, or what of it is refunded."""
 
     line_id: Text = Field(description="Names the line within the event, for refunds.", examples=["1"])
     sku: Text | None = Field(None, description="The article.", examples=["CD-4711"])
     category: Text | None = Field(None, description="Its category.", examples=["music"])
+    brand: Text | None = Field(None, description="Its brand.", examples=["Blue Note"])
     quantity: int = Field(1, ge=1, le=1_000_000, description="How many.")
-    amount: Amount
+    amount: Amount | None = Field(
+        None,
+        description="What the line cost, all pieces together; left out in a refund.",
+        examples=["11.77"],
+    )
+    tax: Amount | None = Field(None, description="The tax in it.", examples=["1.88"])
+    metadata: dict[MetadataName, MetadataValue] = Field(
+        default_factory=dict, max_length=20, description="Anything else that rules look at."
+    )
 
 
 class Payment(Body):
     """One part of how a purchase was paid."""
 
-    method: Text = Field(description="How: cash, card, gift_card, …", examples=["card"])
+    method: Text = Field(
+        description="How: cash, card, gift_card, … `points` takes points of the member, where the program's "
+        "`points_payment` says what they are worth.",
+        examples=["card"],
+    )
     amount: Amount
+    hold: Text | None = Field(
+        None, description="With `points`: the hold that is captured. Without one the points are taken directly."
+    )
 
 
 class NewEvent(Body):
     """One fact. `source` and `id` name it for ever: told again with the same content, it counts once."""
 
-    source: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_.:-]{0,63}$")] = Field(
-        description="Who tells it: a till, a shop system.", examples=["till-7"]
-    )
+    source: Source = Field(description="Who tells it: a till, a shop system.", examples=["till-7"])
     id: Text = Field(description="Its id there, unique in the source.", examples=["2026-000123"])
     type: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_.]{0,63}$")] = Field(
-        description="`purchase`, `visit`, or a name of your own.", examples=["purchase"]
+        description="`purchase`, `refund`, `visit`, or a name of your own.", examples=["purchase"]
     )
     member: MemberReference = Field(description="Whose it is.")
     occurred_at: Timestamp | None = Field(
@@ -80,11 +131,22 @@ class NewEvent(Body):
         description="When it happened (RFC 3339 with offset); now if absent.",
         examples=["2026-02-01T12:00:00Z"],
     )
-    amount: Amount | None = Field(None, description="What was paid; needed for a purchase.", examples=["11.77"])
+    refers_to: Text | None = Field(
+        None,
+        description="The id of an earlier event. A refund takes `amount` or `items` of it back, or all that is left if "
+        "it has neither. Another event activates the points that waited for its type.",
+        examples=["2026-000123"],
+    )
+    refers_to_source: Source | None = Field(None, description="Who told that event, if it was another source.")
+    amount: Amount | None = Field(
+        None, description="What was paid, needed for a purchase; in a refund what is given back.", examples=["11.77"]
+    )
+    tax: Amount | None = Field(None, description="The tax in the amount.", examples=["1.88"])
+    shipping: Amount | None = Field(None, description="The shipping in the amount.", examples=["4.90"])
     currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] | None = Field(
         None, description="ISO 4217 code, that of the program; needed with amounts.", examples=["USD"]
     )
-    items: list[Item] = Field(default_factory=list, max_length=500, description="What was bought.")
+    items: list[Item] = Field(default_factory=list, max_length=500, description="What was bought, or is given back.")
     payments: list[Payment] = Field(default_factory=list, max_length=50, description="How it was paid.")
     store: Text | None = Field(None, description="Where.", examples=["main-street"])
     metadata: dict[MetadataName, MetadataValue] = Field(

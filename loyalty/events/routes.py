@@ -9,24 +9,32 @@ from typing import Any
 import orjson
 
 from loyalty.events import service
+from loyalty.events.fact import Fact
 from loyalty.events.model import (
     BATCH_BYTES,
     MOST_IN_A_BATCH,
     BatchResult,
     EventResult,
     NewEvent,
+    NotRefundable,
+    RefundExceedsPurchase,
+    RefundOfAnotherMember,
     TooManyEvents,
+    TooManyParked,
 )
-from loyalty.events.service import Fact
 from loyalty.infra.http.endpoint import Api, Context, Reply
 from loyalty.infra.ids import entry_id
 from loyalty.infra.mongo import Document
 from loyalty.infra.problems import NotFound, Problem
 from loyalty.ledger.entry import business_key
-from loyalty.points import acts
-from loyalty.points.acts import Act, Done
+from loyalty.points import terms
+from loyalty.points.acts import Done
 from loyalty.points.model import (
     EventConflict,
+    HoldAlreadyResolved,
+    HoldTooSmall,
+    InsufficientPoints,
+    MemberBlocked,
     TooManyPoints,
     buckets_json,
     changes,
@@ -34,13 +42,26 @@ from loyalty.points.model import (
     explanation_json,
     rehearsed_json,
 )
-from loyalty.programs import service as programs
-from loyalty.programs.model import Program
-from loyalty.rules import service as rules
+from loyalty.points.terms import Terms
 
 Json = dict[str, Any]
 
 api = Api("events", "Events", "Facts that tills and shops report. Each counts once, however often it is told.")
+
+REFUSALS = (
+    NotFound,
+    EventConflict,
+    InsufficientPoints,
+    MemberBlocked,
+    HoldAlreadyResolved,
+    HoldTooSmall,
+    TooManyPoints,
+    RefundExceedsPurchase,
+    RefundOfAnotherMember,
+    NotRefundable,
+    TooManyParked,
+)
+"""Why one event may be refused, beside its form."""
 
 _one_batch = threading.Lock()
 """One batch at a time in a process: side by side they would share the same processor and need twice the memory."""
@@ -61,7 +82,7 @@ EXAMPLE = {
     scope="events:write",
     status=201,
     answers={200: "It had been recorded before: the answer of that time."},
-    problems=(NotFound, EventConflict, TooManyPoints),
+    problems=REFUSALS,
     idempotency_header=True,
     example=EXAMPLE,
     direct=True,
@@ -70,21 +91,19 @@ def record_event(context: Context, body: NewEvent) -> Reply[EventResult]:
     """Record an event
 
     The answer says what it earned and why. Told again, it changes nothing and has the first answer."""
-    program, fact = _read(context, body)
-    done = acts.perform_together(context.services, _act(context, program, fact))
+    current, fact = _read(context, body)
+    done = service.record(context.services, current, fact, client_key=_client_key(context))
     return _answer(done, status=200 if done.replayed else 201)
 
 
-@api.post(
-    "/v1/events/dry-run", scope="events:write", problems=(NotFound, EventConflict, TooManyPoints), example=EXAMPLE
-)
+@api.post("/v1/events/dry-run", scope="events:write", problems=REFUSALS, example=EXAMPLE)
 def rehearse_event(context: Context, body: NewEvent) -> Reply[EventResult]:
     """Rehearse an event
 
     What recording it would do, and why, by the very same rules. Nothing happens."""
-    program, fact = _read(context, body)
-    act = _act(context, program, fact)
-    done = acts.rehearse(context.services.db, act, clock=context.services.clock)
+    current, fact = _read(context, body)
+    services = context.services
+    done = service.rehearse(services.db, current, fact, clock=services.clock, client_key=_client_key(context))
     return _answer(done, status=200, shown=entry_json if done.replayed else rehearsed_json)
 
 
@@ -108,24 +127,23 @@ def record_batch(context: Context, raw: bytes) -> Reply[BatchResult]:
         if len(values) > MOST_IN_A_BATCH:
             raise TooManyEvents(f"Send at most {MOST_IN_A_BATCH} events in one batch.", max_events=MOST_IN_A_BATCH)
         db, clock = context.services.db, context.services.clock
-        program = programs.get(db, context.program)
+        current = terms.current(db, context.program)
         summary = {"applied": 0, "replayed": 0, "refused": 0, "points": 0}
         lines = []
-        for index, result in enumerate(service.record_values(db, program, values, clock=clock)):
+        for index, result in enumerate(service.record_values(db, current, values, clock=clock)):
             line = _line(index, result)
             _count(summary, line)
             lines.append(orjson.Fragment(orjson.dumps(line)))
         return Reply(orjson.dumps({"results": lines, "summary": summary}))
 
 
-def _read(context: Context, event: NewEvent) -> tuple[Program, Fact]:
-    program = programs.get(context.services.db, context.program)
-    return program, service.read(event, program, now=context.services.clock())
+def _read(context: Context, event: NewEvent) -> tuple[Terms, Fact]:
+    current = terms.current(context.services.db, context.program)
+    return current, service.read(event, current.program, now=context.services.clock())
 
 
-def _act(context: Context, program: Program, fact: Fact) -> Act:
-    client_key = business_key(program.id, *context.business_key()) if context.idempotency_key() else None
-    return service.act_of(program, fact, rules.current(context.services.db, program), client_key=client_key)
+def _client_key(context: Context) -> bytes | None:
+    return business_key(context.program, *context.business_key()) if context.idempotency_key() else None
 
 
 def _answer(done: Done, *, status: int, shown: Callable[[Document], Json] = entry_json) -> Reply[EventResult]:

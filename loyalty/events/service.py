@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 import msgspec
 from pydantic import ValidationError
 
-from loyalty.events.model import NewEvent
+from loyalty.events import engine
+from loyalty.events.engine import TooManyWait
+from loyalty.events.fact import REFUND, Fact
+from loyalty.events.model import (
+    NewEvent,
+    NotRefundable,
+    Overtaken,
+    RefundExceedsPurchase,
+    RefundOfAnotherMember,
+    TooManyParked,
+)
+from loyalty.events.refunds import Exceeds, Purchase
 from loyalty.infra import money
 from loyalty.infra.clock import Clock, to_milliseconds
 from loyalty.infra.http.body import defects
 from loyalty.infra.http.problems import MalformedJson
 from loyalty.infra.mongo import Document, Mongo
-from loyalty.infra.problems import IdempotencyConflict, Problem, ValidationFailed
+from loyalty.infra.problems import IdempotencyConflict, NotFound, Problem, ValidationFailed
+from loyalty.infra.services import Services
 from loyalty.ledger.entry import Draft, business_key, request_digest
-from loyalty.ledger.movements import credit
 from loyalty.ledger.state import State
 from loyalty.members.model import Member
 from loyalty.points import acts
-from loyalty.points.acts import Act, Decide, Done
-from loyalty.points.model import EventConflict
-from loyalty.programs.calendar import Calendar
+from loyalty.points import service as points
+from loyalty.points.acts import Act, Decide, Done, Refused
+from loyalty.points.model import EventConflict, MemberBlocked
+from loyalty.points.terms import Terms
 from loyalty.programs.model import Program
-from loyalty.rules import service as rules
-from loyalty.rules.award import RuleLine
-from loyalty.rules.engine import CompiledRules
-from loyalty.rules.facts import Facts
+from loyalty.rules.engine import POINTS_PAYMENT
+from loyalty.rules.facts import Line, Payment
 
 SKEW = timedelta(minutes=5)
 """How far ahead of ours a source's clock may be."""
@@ -37,89 +47,73 @@ SKEW = timedelta(minutes=5)
 _ROUND = 500
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 
+_LOOK_AHEAD: Final = 8
+"""So many entries about one purchase are looked for at once; few have more than one."""
+
+_MOST_ROUNDS: Final = 50
+"""How often a refund is decided again that others were faster than."""
+
 Json = dict[str, Any]
+Reference = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
-    """A valid event: the instant and the amount in the units that the ledger counts in."""
+class Found:
+    """What the ledger knows of an event that another one refers to: its entry, and the evidence of the latest entry
+    about it."""
 
-    event: NewEvent
-    occurred_at: datetime | None
-    amount: int | None
-    request: bytes
+    entry: Document
+    latest: Document | None
+
+    @property
+    def is_refundable(self) -> bool:
+        """Whether it awarded something, or could have."""
+        return "award" in self.entry["evidence"]
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
 
 
 def read(event: NewEvent, program: Program, *, now: datetime) -> Fact:
     """The event as a fact of `program`. ValidationFailed lists every defect."""
-    found: list[dict[str, str]] = []
+    found: list[Json] = []
     occurred_at = _instant(event, program, now, found)
-    amount = _amount(event, program, found)
-    if event.type == "refund":
-        detail = "Refunds cannot be recorded in this release; adjust the points with POST /v1/adjustments."
-        found.append({"pointer": "/type", "code": "unsupported_event_type", "detail": detail})
+    minor = _amounts(event, program, found)
+    if event.type == REFUND:
+        _check_refund(event, minor, found)
+    else:
+        _check_event(event, program, minor, found)
     if found:
         raise ValidationFailed("Correct the fields that `errors` names.", errors=found)
-    return Fact(event, occurred_at, amount, request_digest(event.model_dump(mode="json", exclude_defaults=True)))
-
-
-def record_values(
-    db: Mongo, program: Program, values: Sequence[bytes | memoryview], *, clock: Clock
-) -> Iterator[Done | Problem]:
-    """Record a batch of events in JSON, one result each, in order. What is no event is a refusal in its place.
-
-    They are recorded in rounds, each when the results of the one before have been taken, so that the entries of a large
-    batch are never in memory together.
-    """
-    now, compiled = clock(), rules.current(db, program)
-    for start in range(0, len(values), _ROUND):
-        results: dict[int, Done | Problem] = {}
-        acts_of: dict[int, Act] = {}
-        for place, value in enumerate(values[start : start + _ROUND]):
-            try:
-                acts_of[place] = act_of(program, read(_parse(value), program, now=now), compiled)
-            except Problem as problem:
-                results[place] = problem
-        results.update(zip(acts_of, acts.perform(db, list(acts_of.values()), clock=clock), strict=True))
-        for place in range(len(results)):
-            yield results[place]
-
-
-def _parse(value: bytes | memoryview) -> NewEvent:
-    try:
-        return NewEvent.__pydantic_validator__.validate_json(bytes(value))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        if first["type"] == "json_invalid":
-            raise MalformedJson(f"{first['msg']}.") from None
-        raise ValidationFailed("Correct the fields that `errors` names.", errors=defects(error)) from None
-
-
-def act_of(program: Program, fact: Fact, compiled: CompiledRules | None, *, client_key: bytes | None = None) -> Act:
-    """The act that records `fact` by the rules `compiled`. `client_key` is that of an Idempotency-Key."""
-    event = fact.event
-    name = f"{event.source} {event.id}"
-    keys: tuple[tuple[bytes, Problem], ...] = (
-        (
-            business_key(program.id, "event", event.source, event.id),
-            EventConflict(f"Event {name} was recorded before with another content."),
+    return Fact(
+        event,
+        occurred_at,
+        minor.get("/amount"),
+        request_digest(event.model_dump(mode="json", exclude_defaults=True)),
+        minor.get("/tax"),
+        minor.get("/shipping"),
+        tuple(
+            [
+                Line(
+                    item.line_id,
+                    minor.get(f"/items/{place}/amount", 0),
+                    item.quantity,
+                    item.sku,
+                    item.category,
+                    item.brand,
+                    minor.get(f"/items/{place}/tax"),
+                    item.metadata,
+                )
+                for place, item in enumerate(event.items)
+            ]
+        ),
+        tuple(
+            [
+                Payment(payment.method, minor[f"/payments/{place}/amount"])
+                for place, payment in enumerate(event.payments)
+            ]
         ),
     )
-    if client_key is not None:
-        keys = (*keys, (client_key, IdempotencyConflict("The Idempotency-Key was used with another event.")))
-
-    def decide(member: Member) -> Decide:
-        lines, limits = _award(fact, compiled, member)
-        evidence = {"event": _evidence(fact), "award": _award_document(program, compiled, lines, limits)}
-        points = sum(line.points for line in lines)
-
-        def draft(state: State, sequence: int, now: datetime) -> Draft:
-            postings = credit(state, "points", points, source="issuance", sequence=sequence)
-            return Draft("earn", fact.occurred_at or now, postings, dict(evidence))
-
-        return draft
-
-    return Act(program, event.member.reference(), keys, fact.request, decide, enrols=True)
 
 
 def split_array(raw: bytes) -> list[memoryview]:
@@ -138,7 +132,17 @@ def split_lines(raw: bytes) -> list[bytes]:
     return [line for line in raw.splitlines() if line.strip()]
 
 
-def _instant(event: NewEvent, program: Program, now: datetime, found: list[dict[str, str]]) -> datetime | None:
+def _parse(value: bytes | memoryview) -> NewEvent:
+    try:
+        return NewEvent.__pydantic_validator__.validate_json(bytes(value))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == "json_invalid":
+            raise MalformedJson(f"{first['msg']}.") from None
+        raise ValidationFailed("Correct the fields that `errors` names.", errors=defects(error)) from None
+
+
+def _instant(event: NewEvent, program: Program, now: datetime, found: list[Json]) -> datetime | None:
     if event.occurred_at is None:
         return None
     occurred_at = to_milliseconds(event.occurred_at)
@@ -152,71 +156,293 @@ def _instant(event: NewEvent, program: Program, now: datetime, found: list[dict[
     return occurred_at
 
 
-def _amount(event: NewEvent, program: Program, found: list[dict[str, str]]) -> int | None:
-    """The amount in minor units, and every defect of any amount."""
-    has_amounts = event.amount is not None or event.items or event.payments
+def _check_event(event: NewEvent, program: Program, minor: Mapping[str, int], found: list[Json]) -> None:
+    """What an event that is no refund has to have, and what points can pay."""
     if event.type == "purchase" and event.amount is None:
         found.append({"pointer": "/amount", "code": "missing", "detail": "A purchase has an amount."})
+    for place, item in enumerate(event.items):
+        if item.amount is None:
+            detail = "A line has an amount; only in a refund it has none."
+            found.append({"pointer": f"/items/{place}/amount", "code": "missing", "detail": detail})
+    policy = program.policies.points_payment
+    by_points = 0
+    for place, payment in enumerate(event.payments):
+        if policy is not None and payment.method == POINTS_PAYMENT:
+            by_points += minor.get(f"/payments/{place}/amount", 0)
+        elif payment.hold is not None:
+            detail = "A hold pays with points, where the program's points_payment says what they are worth."
+            found.append({"pointer": f"/payments/{place}/hold", "code": "invalid_value", "detail": detail})
+    if policy is not None and by_points * 100 > minor.get("/amount", 0) * policy.max_share_percent:
+        detail = f"Points can pay at most {policy.max_share_percent} % of the amount."
+        found.append({"pointer": "/payments", "code": "too_many_points", "detail": detail})
+
+
+def _check_refund(event: NewEvent, minor: Mapping[str, int], found: list[Json]) -> None:
+    """A refund says of which event, and of it an amount, or pieces of lines, or nothing: all that is left."""
+    if event.refers_to is None:
+        detail = "A refund names the id of the purchase."
+        found.append({"pointer": "/refers_to", "code": "missing", "detail": detail})
+    if event.amount is not None and event.items:
+        detail = "Refund an amount or items, not both in one event."
+        found.append({"pointer": "/items", "code": "invalid_value", "detail": detail})
+    if minor.get("/amount") == 0:
+        found.append({"pointer": "/amount", "code": "invalid_value", "detail": "It must be above zero."})
+    for place, item in enumerate(event.items):
+        if item.amount is not None:
+            detail = "In a refund a line has a quantity; what it cost is known from the purchase."
+            found.append({"pointer": f"/items/{place}/amount", "code": "invalid_value", "detail": detail})
+
+
+def _amounts(event: NewEvent, program: Program, found: list[Json]) -> dict[str, int]:
+    """Every amount in minor units by its pointer, and every defect of any of them."""
+    told: list[tuple[str, str | None]] = [("/amount", event.amount), ("/tax", event.tax), ("/shipping", event.shipping)]
+    for place, item in enumerate(event.items):
+        told.append((f"/items/{place}/amount", item.amount))
+        told.append((f"/items/{place}/tax", item.tax))
+    told += [(f"/payments/{place}/amount", payment.amount) for place, payment in enumerate(event.payments)]
+    amounts = [(pointer, text) for pointer, text in told if text is not None]
     if event.currency is None:
-        if has_amounts:
+        if amounts:
             found.append({"pointer": "/currency", "code": "missing", "detail": "Amounts have a currency."})
-        return None
+        return {}
     if event.currency != program.currency:
         detail = f"The program counts in {program.currency}."
         found.append({"pointer": "/currency", "code": "currency_mismatch", "detail": detail})
-        return None
-    amounts = [("/amount", event.amount)] if event.amount is not None else []
-    amounts += [(f"/items/{place}/amount", item.amount) for place, item in enumerate(event.items)]
-    amounts += [(f"/payments/{place}/amount", payment.amount) for place, payment in enumerate(event.payments)]
+        return {}
     minor: dict[str, int] = {}
     for pointer, text in amounts:
         try:
             minor[pointer] = money.to_minor(text, event.currency)
         except money.MoneyError as error:
             found.append({"pointer": pointer, "code": "invalid_value", "detail": f"{error}."})
-    return minor.get("/amount")
+    return minor
 
 
-def _award(fact: Fact, compiled: CompiledRules | None, member: Member) -> tuple[tuple[RuleLine, ...], list[str]]:
-    """What the rules give, and why nothing may be given at all."""
-    if not member.may_earn:
-        return (), ["earning_blocked"]
-    if compiled is None:
-        return (), ["no_rules"]
-    if fact.event.type != "purchase" or fact.amount is None:
-        return (), ["no_rule_for_this_type"]
-    at = fact.occurred_at or datetime.now(timezone.utc)
-    facts = Facts("purchase", fact.event.source, at, Calendar.of("UTC"), amount=fact.amount)
-    return compiled.award(facts, counters={}).lines, []
+# -- recording --------------------------------------------------------------------------------------------------------
 
 
-def _award_document(
-    program: Program, compiled: CompiledRules | None, lines: Sequence[RuleLine], limits: list[str]
-) -> Document:
-    document: Document = {
-        "version": compiled.version if compiled else None,
-        "currency": program.currency,
-        "lines": [line.document() for line in lines],
+def record(services: Services, terms: Terms, fact: Fact, *, client_key: bytes | None = None) -> Done:
+    """Record one event together with those of concurrent requests. `client_key` is that of an Idempotency-Key.
+
+    Raises Problem.
+    """
+    if fact.refers_to is None:
+        return acts.perform_together(services, _act(terms, fact, client_key, None))
+    for _ in range(_MOST_ROUNDS):
+        try:
+            return acts.perform_together(services, _follow_up(services.db, terms, fact, client_key))
+        except Overtaken:
+            continue
+    raise _overtaken()
+
+
+def rehearse(db: Mongo, terms: Terms, fact: Fact, *, clock: Clock, client_key: bytes | None = None) -> Done:
+    """What recording the event would do, by the very same functions, without doing it. Raises Problem."""
+    act = _act(terms, fact, client_key, None) if fact.refers_to is None else _follow_up(db, terms, fact, client_key)
+    return acts.rehearse(db, act, clock=clock)
+
+
+def record_values(
+    db: Mongo, terms: Terms, values: Sequence[bytes | memoryview], *, clock: Clock
+) -> Iterator[Done | Problem]:
+    """Record a batch of events in JSON, one result each, in order. What is no event is a refusal in its place.
+
+    They are recorded in rounds, each when the results of the one before have been taken, so that the entries of a large
+    batch are never in memory together.
+    """
+    now = clock()
+    for start in range(0, len(values), _ROUND):
+        results: dict[int, Done | Problem] = {}
+        facts: dict[int, Fact] = {}
+        for place, value in enumerate(values[start : start + _ROUND]):
+            try:
+                facts[place] = read(_parse(value), terms.program, now=now)
+            except Problem as problem:
+                results[place] = problem
+        for wave in _waves(facts):
+            results.update(_record_wave(db, terms, wave, clock))
+        for place in range(len(results)):
+            yield results[place]
+
+
+def _waves(facts: Mapping[int, Fact]) -> Iterable[dict[int, Fact]]:
+    """The facts in the fewest groups in which nobody's event comes before one that the batch has before it, and an
+    event that refers to another one comes after it."""
+    waves: dict[int, dict[int, Fact]] = {}
+    reached: dict[str, int] = {}
+    for place, fact in facts.items():
+        member = fact.event.member.reference()
+        number = reached.get(member, 0)
+        if fact.refers_to is not None:
+            number += 1
+        reached[member] = number
+        waves.setdefault(number, {})[place] = fact
+    return [waves[number] for number in sorted(waves)]
+
+
+def _record_wave(db: Mongo, terms: Terms, facts: Mapping[int, Fact], clock: Clock) -> dict[int, Done | Problem]:
+    """Record facts of one wave, again while others are faster about the same purchase."""
+    results: dict[int, Done | Problem] = {}
+    waiting = dict(facts)
+    for _ in range(_MOST_ROUNDS):
+        references = [fact.refers_to for fact in waiting.values() if fact.refers_to is not None]
+        known = find(db, terms.program.id, references)
+        prepared: dict[int, Act] = {}
+        for place, fact in waiting.items():
+            found = None if fact.refers_to is None else known.get(fact.refers_to)
+            try:
+                prepared[place] = (
+                    _follow_up(db, terms, fact, None)
+                    if fact.is_refund and found is None
+                    else _act(terms, fact, None, found)
+                )
+            except Problem as problem:
+                results[place] = problem
+        results.update(zip(prepared, acts.perform(db, list(prepared.values()), clock=clock), strict=True))
+        waiting = {place: fact for place, fact in waiting.items() if isinstance(results[place], Overtaken)}
+        if not waiting:
+            break
+    return results
+
+
+def find(db: Mongo, program: str, references: Iterable[Reference]) -> dict[Reference, Found]:
+    """The events that others refer to, each with what has become of it, in one command (and few more for one that
+    much has become of)."""
+    entries: dict[Reference, Document] = {}
+    latest: dict[Reference, tuple[int, Document]] = {}
+    asked = [(reference, 0) for reference in dict.fromkeys(references)]
+    while asked:
+        keys: dict[bytes, tuple[Reference, int]] = {}
+        for reference, start in asked:
+            if start == 0:
+                keys[_event_key(program, reference)] = (reference, 0)
+            for ordinal in range(start + 1, start + 1 + _LOOK_AHEAD):
+                keys[_ordinal_key(program, reference, ordinal)] = (reference, ordinal)
+        for entry in db.ledger.find({"keys": {"$in": list(keys)}}, {"state": 0}):
+            for reference, ordinal in [keys[key] for key in map(bytes, entry["keys"]) if key in keys]:
+                if ordinal == 0:
+                    entries[reference] = entry
+                elif ordinal > latest.get(reference, (0, entry))[0]:
+                    latest[reference] = (ordinal, entry["evidence"])
+        asked = [
+            (reference, start + _LOOK_AHEAD)
+            for reference, start in asked
+            if latest.get(reference, (0, None))[0] == start + _LOOK_AHEAD
+        ]
+    return {
+        reference: Found(entry, latest[reference][1] if reference in latest else None)
+        for reference, entry in entries.items()
     }
-    if limits:
-        document["limits"] = limits
-    return document
 
 
-def _evidence(fact: Fact) -> Document:
-    """The event as the entry keeps it: amount in minor units, nothing absent; the instant is in the entry itself."""
-    event = fact.event
-    document: Document = {"source": event.source, "id": event.id, "type": event.type}
-    if fact.amount is not None:
-        document["amount"] = fact.amount
-    for name in ("currency", "store"):
-        value = getattr(event, name)
-        if value is not None:
-            document[name] = value
-    if event.items:
-        document["items"] = [item.model_dump(exclude_none=True) for item in event.items]
-    if event.payments:
-        document["payments"] = [payment.model_dump() for payment in event.payments]
-    if event.metadata:
-        document["metadata"] = event.metadata
-    return document
+def _event_key(program: str, reference: Reference) -> bytes:
+    return business_key(program, "event", *reference)
+
+
+def _ordinal_key(program: str, reference: Reference, ordinal: int) -> bytes:
+    """What the entries about a purchase claim, each its place: of two that decide at once, one has to decide again."""
+    return business_key(program, "refund", *reference, str(ordinal))
+
+
+def _follow_up(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None) -> Act:
+    """The act of an event that refers to another one. NotFound, if nobody is known to whom a refund could belong."""
+    reference = fact.refers_to
+    if reference is None:
+        raise ValueError("the event refers to no other")
+    found = find(db, terms.program.id, [reference]).get(reference)
+    if found is None and fact.is_refund:
+        # Before it is parked the chain is looked at, and then once more for the purchase: either that is found now, or
+        # it is not in the chain yet, and the draft is decided on this very end of it.
+        try:
+            _, head = points.find_with_head(db, terms.program.id, fact.event.member.reference())
+        except NotFound:
+            sequence = 0
+        else:
+            sequence = head.sequence
+        found = find(db, terms.program.id, [reference]).get(reference)
+        if found is None:
+            return _act(terms, fact, client_key, None, after=sequence)
+    return _act(terms, fact, client_key, found)
+
+
+def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None, *, after: int | None = None) -> Act:
+    """The act that records `fact`. `found` is the event that it refers to, where that is known; a refund without one
+    is parked if the chain has not grown past `after`."""
+    event, program = fact.event, terms.program
+    keys: tuple[tuple[bytes, Problem], ...] = (
+        (
+            _event_key(program.id, (event.source, event.id)),
+            EventConflict(f"Event {event.source} {event.id} was recorded before with another content."),
+        ),
+    )
+    if client_key is not None:
+        keys = (*keys, (client_key, IdempotencyConflict("The Idempotency-Key was used with another event.")))
+    purchase = None
+    if found is not None and found.is_refundable:
+        purchase = Purchase.of(found.entry, found.latest)
+        if not fact.is_refund and not purchase.waiting_for(event.type):
+            purchase = None
+    if purchase is not None:
+        key = _ordinal_key(program.id, (purchase.source, purchase.id), purchase.progress.ordinal + 1)
+        keys = (*keys, (key, _overtaken()))
+
+    def decide(member: Member) -> Decide:
+        if not fact.is_refund:
+            return _recording(terms, fact, member, purchase)
+        if found is None:
+            return _parking(fact, after)
+        if purchase is None:
+            raise NotRefundable(f"Event {event.refers_to} is a {found.entry['kind']}: refund the purchase itself.")
+        if purchase.member != member.number:
+            raise RefundOfAnotherMember(f"Event {event.refers_to} is not of the member {event.member.reference()}.")
+        return _refunding(terms, fact, member, purchase)
+
+    return Act(program, event.member.reference(), keys, fact.request, decide, enrols=True)
+
+
+def _recording(terms: Terms, fact: Fact, member: Member, refers_to: Purchase | None) -> Decide:
+    pays = terms.policies.points_payment is not None and any(
+        payment.method == POINTS_PAYMENT for payment in fact.payments
+    )
+    if pays and not member.may_spend:
+        raise MemberBlocked(f"The member's status is {member.status}: points cannot pay.")
+    mine = refers_to if refers_to is not None and refers_to.member == member.number else None
+
+    def draft(state: State, sequence: int, now: datetime) -> Draft:
+        return engine.record(terms, member, fact, state, sequence, now, refers_to=mine)
+
+    return draft
+
+
+def _refunding(terms: Terms, fact: Fact, member: Member, purchase: Purchase) -> Decide:
+    def draft(state: State, sequence: int, now: datetime) -> Draft:
+        try:
+            return engine.take_back(terms, member, fact, purchase, state, sequence, now)
+        except Exceeds as left:
+            amount = money.to_text(left.amount, terms.program.currency)
+            raise Refused(
+                RefundExceedsPurchase(
+                    f"{amount} {terms.program.currency} is left of the purchase.",
+                    left_amount=amount,
+                    left_items=[{"line_id": line_id, "quantity": quantity} for line_id, quantity in left.items],
+                )
+            ) from None
+
+    return draft
+
+
+def _parking(fact: Fact, after: int | None) -> Decide:
+    def draft(state: State, sequence: int, now: datetime) -> Draft:
+        if sequence != (after or 0) + 1:
+            raise Refused(_overtaken())
+        try:
+            return engine.park(fact, state, sequence, now)
+        except TooManyWait:
+            detail = f"{engine.MOST_PARKED} refunds of the member wait for purchases that are not known."
+            raise Refused(TooManyParked(detail, max_parked=engine.MOST_PARKED)) from None
+
+    return draft
+
+
+def _overtaken() -> Overtaken:
+    return Overtaken("Other requests about the same purchase were faster. Send the request again.")

@@ -114,6 +114,13 @@ def credit(
     return _arrivals(have, Posting(wallet, source, "available", points, sequence, None, expires_at), sequence)
 
 
+def stillborn(
+    state: State, wallet: str, points: int, *, source: str, sequence: int, expires_at: datetime
+) -> list[Posting]:
+    """Points enter `wallet` from `source` that have expired already, at `expires_at`: they come and are gone."""
+    return _stillborn(state.wallet(wallet), wallet, points, source, sequence, expires_at)
+
+
 def debit(state: State, wallet: str, points: int, *, target: str, owing: bool = False) -> list[Posting]:
     """Points leave `wallet` for `target` (spent, adjusted, reversed, transferred), earliest expiry first.
 
@@ -246,13 +253,8 @@ def restore(
         if gone and grace_days:
             expires_at, gone = now + timedelta(days=grace_days), False
         back = Posting(wallet, "spent", "available", part.points, part.id, expires_at=expires_at)
-        if gone:
-            # They cannot pay a debt: they are gone in the moment in which they return.
-            number = _lot_for(have, sequence, None, expires_at)
-            moved = [
-                Posting(wallet, "spent", "available", part.points, number, expires_at=expires_at),
-                Posting(wallet, "available", "expired", part.points, number, expires_at=expires_at),
-            ]
+        if gone and expires_at is not None:
+            moved = _stillborn(have, wallet, part.points, "spent", sequence, expires_at)
         else:
             moved = _arrivals(have, back, part.id if expires_at == part.expires_at else sequence)
         postings += moved
@@ -351,6 +353,17 @@ def _take(have: Wallet, wallet: str, points: int, target: str) -> tuple[list[Pos
             postings.append(Posting(wallet, "available", target, taken, lot.id, expires_at=lot.expires_at))
             points -= taken
     return postings, points
+
+
+def _stillborn(
+    have: Wallet, wallet: str, points: int, source: str, sequence: int, expires_at: datetime
+) -> list[Posting]:
+    """Such points cannot pay what is owed: they are gone in the moment in which they come."""
+    number = _lot_for(have, sequence, None, expires_at)
+    return [
+        Posting(wallet, source, "available", points, number, expires_at=expires_at),
+        Posting(wallet, "available", "expired", points, number, expires_at=expires_at),
+    ]
 
 
 def _arrivals(have: Wallet, posting: Posting, number: int) -> list[Posting]:

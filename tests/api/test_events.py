@@ -182,7 +182,25 @@ BAD_FIELDS: list[tuple[str, Json, list[tuple[str, str]]]] = [
     ("local time", {"occurred_at": "2026-02-01T12:00:00"}, [("/occurred_at", "invalid_value")]),
     ("unix time", {"occurred_at": 1769947200}, [("/occurred_at", "invalid_value")]),
     ("no such day", {"occurred_at": "2026-02-30T12:00:00Z"}, [("/occurred_at", "invalid_value")]),
-    ("refund", {"type": "refund"}, [("/type", "unsupported_event_type")]),
+    ("refund of what", {"type": "refund"}, [("/refers_to", "missing")]),
+    (
+        "refund of an amount and items",
+        {"type": "refund", "refers_to": "1", "items": [{"line_id": "1"}]},
+        [("/items", "invalid_value")],
+    ),
+    ("refund of nothing", {"type": "refund", "refers_to": "1", "amount": "0.00"}, [("/amount", "invalid_value")]),
+    (
+        "refund of a line that has a price",
+        {"type": "refund", "refers_to": "1", "amount": ..., "items": [{"line_id": "1", "amount": "1.00"}]},
+        [("/items/0/amount", "invalid_value")],
+    ),
+    ("no item amount", {"items": [{"line_id": "1"}]}, [("/items/0/amount", "missing")]),
+    ("tax", {"tax": "0.001"}, [("/tax", "invalid_value")]),
+    (
+        "a hold without a worth",
+        {"payments": [{"method": "points", "amount": "1.00", "hold": "ent_1"}]},
+        [("/payments/0/hold", "invalid_value")],
+    ),
     ("item amount", {"items": [{"line_id": "1", "amount": "0.001"}]}, [("/items/0/amount", "invalid_value")]),
     ("nested metadata", {"metadata": {"a": {"b": 1}}}, [("/metadata/a", "invalid_value")]),
     (

@@ -1,0 +1,52 @@
+"""Terms: all that a program decides by, at one moment. Live, dry run, jobs and back-test go by the same value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loyalty.infra.cache import TtlCache
+from loyalty.infra.mongo import Mongo
+from loyalty.programs import service as programs
+from loyalty.programs.calendar import Calendar
+from loyalty.programs.model import Program
+from loyalty.programs.policies import Policies
+from loyalty.rules import service as rules
+from loyalty.rules.engine import CompiledRules
+from loyalty.tiers import service as tiers
+from loyalty.tiers.engine import Scheme
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A program, its calendar and policies, and the current versions of its rules and tiers; None before the first."""
+
+    program: Program
+    calendar: Calendar
+    policies: Policies
+    rules: CompiledRules | None = None
+    tiers: Scheme | None = None
+
+    @staticmethod
+    def of(program: Program, rules: CompiledRules | None = None, tiers: Scheme | None = None) -> Terms:
+        """The terms of a program with these versions."""
+        return Terms(program, Calendar.of(program.timezone), program.policies, rules, tiers)
+
+
+# The programs that had no tiers a moment ago: most never have any, and must not be asked for them at every event.
+_without_tiers: TtlCache[tuple[str, str], bool] = TtlCache()
+
+
+def current(db: Mongo, program_id: str) -> Terms:
+    """The terms of today, each part at most 5 s old. NotFound when there is no such program."""
+    program = programs.get(db, program_id)
+    return Terms.of(program, rules.current(db, program), _tiers(db, program))
+
+
+def _tiers(db: Mongo, program: Program) -> Scheme | None:
+    key = (db.name, program.id)
+    if _without_tiers.get(key):
+        return None
+    scheme = tiers.current(db, program)
+    if scheme is None:
+        _without_tiers.put(key, True)
+    return scheme
