@@ -147,8 +147,9 @@ class _Pair:
                 kind, now, movements.restore(state, "points", back, now=now, grace_days=0, sequence=sequence)
             )
         if kind == "refund":
+            policy: movements.OverspentRefund = "negative" if self.random.random() < 0.1 else "stop_at_zero"
             taken = movements.reverse(
-                state, "points", points, activates_at=None, expires_at=month_end, policy="negative", now=now
+                state, "points", points, activates_at=None, expires_at=month_end, policy=policy, now=now
             )
             return self._draft(
                 kind, now, taken.postings, {"refunded": {"amount": points, "shortfall": taken.shortfall}}

@@ -135,12 +135,17 @@ def make_entry(
     return entry
 
 
-def entry_hash(entry: Mapping[str, Any]) -> bytes:
-    """SHA-256 over the canonical form of everything but the hash itself; the predecessor's hash is a part of it."""
+def entry_content(entry: Mapping[str, Any]) -> Document:
+    """What the hash of an entry is over: everything but the hash itself, and the public id for the number."""
     content = dict(entry)
     content.pop("hash", None)
     content["_id"] = entry_id(entry["_id"])
-    return hashlib.sha256(canonical(content)).digest()
+    return content
+
+
+def entry_hash(entry: Mapping[str, Any]) -> bytes:
+    """SHA-256 over the canonical content; the predecessor's hash is a part of it."""
+    return hashlib.sha256(canonical(entry_content(entry))).digest()
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:

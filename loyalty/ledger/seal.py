@@ -33,6 +33,7 @@ MOST_ENTRIES = 100_000
 POSITION = "seals"
 """The document in `positions` that names the last seal."""
 
+_FORM = 2
 _GENESIS = bytes(32)
 _BATCH = 1000
 
@@ -83,6 +84,8 @@ class Sealer:
             "entries": struct.pack(f">{len(numbers)}q", *numbers),
             "root": merkle_root([digest for _, digest in leaves]),
             "prev": position.hash,
+            "public_key": self.key.public_key().public_bytes_raw(),
+            "form": _FORM,
         }
         seal["hash"] = seal_hash(seal)
         seal["signature"] = self.key.sign(seal["hash"])
@@ -116,10 +119,20 @@ class Sealer:
                 yield entry["_id"], bytes(entry["hash"])
 
 
-def seal_hash(seal: Mapping[str, Any]) -> bytes:
-    """SHA-256 over the canonical seal without its hash and signature."""
+def seal_content(seal: Mapping[str, Any]) -> Document:
+    """What the hash of a seal is over: all but the hash and the signature, and a digest for the list of entries.
+
+    With the digest a receipt need not carry the list. Seals of the first form have the list itself under their hash.
+    """
     content = {name: value for name, value in seal.items() if name not in ("hash", "signature")}
-    return hashlib.sha256(canonical(content)).digest()
+    if content.get("form") == _FORM:
+        content["entries"] = hashlib.sha256(content["entries"]).digest()
+    return content
+
+
+def seal_hash(seal: Mapping[str, Any]) -> bytes:
+    """SHA-256 over the canonical content of a seal."""
+    return hashlib.sha256(canonical(seal_content(seal))).digest()
 
 
 def seal_defects(seal: Mapping[str, Any], hashes: Sequence[bytes], prev: bytes, key: Ed25519PublicKey) -> list[str]:
@@ -145,15 +158,55 @@ def unpack(entries: bytes) -> tuple[int, ...]:
 
 def merkle_root(leaves: Sequence[bytes]) -> bytes:
     """The Merkle tree hash of RFC 6962: leaves and nodes have different prefixes, an odd node moves up unchanged."""
+    for level in _levels(leaves):
+        if len(level) == 1:
+            return level[0]
+    return hashlib.sha256().digest()
+
+
+def audit_path(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The Merkle audit path of RFC 6962, 2.1.1: the hashes that lead from the leaf at `index` to the root."""
+    path = []
+    for level in _levels(leaves):
+        if index ^ 1 < len(level):
+            path.append(level[index ^ 1])
+        index >>= 1
+    return path
+
+
+def root_of_path(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
+    """The root to which an audit path leads in a tree of `size` leaves; None if it cannot be a path of that leaf.
+
+    This is the verification of RFC 9162, 2.1.3.2.
+    """
+    if not 0 <= index < size:
+        return None
+    place, last = index, size - 1
+    digest = hashlib.sha256(b"\0" + leaf).digest()
+    for other in path:
+        if last == 0:
+            return None
+        if place & 1 or place == last:
+            digest = hashlib.sha256(b"\1" + other + digest).digest()
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            digest = hashlib.sha256(b"\1" + digest + other).digest()
+        place, last = place >> 1, last >> 1
+    return digest if last == 0 else None
+
+
+def _levels(leaves: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """The tree, from its leaves to its root."""
     level = [hashlib.sha256(b"\0" + leaf).digest() for leaf in leaves]
-    if not level:
-        return hashlib.sha256().digest()
-    while len(level) > 1:
+    while level:
+        yield level
+        if len(level) == 1:
+            return
         pairs = [
             hashlib.sha256(b"\1" + left + right).digest() for left, right in zip(level[::2], level[1::2], strict=False)
         ]
         level = pairs + level[len(pairs) * 2 :]
-    return level[0]
 
 
 def _advance(sequences: dict[int, int], numbers: Iterable[int]) -> None:
