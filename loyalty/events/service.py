@@ -397,7 +397,7 @@ def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None
             raise RefundOfAnotherMember(f"Event {event.refers_to} is not of the member {event.member.reference()}.")
         return _refunding(terms, fact, member, purchase)
 
-    return Act(program, event.member.reference(), keys, fact.request, decide, enrols=True)
+    return Act(program, event.member.reference(), keys, fact.request, decide, enrols=True, minds_tier=True)
 
 
 def _recording(terms: Terms, fact: Fact, member: Member, refers_to: Purchase | None) -> Decide:

@@ -128,7 +128,7 @@ def capture(
         postings = movements.capture(state, wallet, number, now, sequence=sequence, points=points)
         taken = sum(posting.points for posting in postings if posting.target == "spent")
         evidence = {"hold": {"id": entry_id(hold.entry["_id"])}, "captured": taken, "by": by}
-        return Draft("capture", now, postings, evidence, lapses=wallets.lapses(program, wallet, "spend", now))
+        return Draft("capture", now, postings, evidence, lapses=wallets.lapses(program, state, wallet, now))
 
     return _resolve(services, program, hold, {"capture": points}, draft, key)
 

@@ -9,7 +9,7 @@ request needs two commands to the database, and a thousand need few more.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pymongo.client_session import ClientSession
@@ -23,11 +23,16 @@ from loyalty.ledger import append as ledger
 from loyalty.ledger.append import Contention, Operation, Outcome
 from loyalty.ledger.entry import Draft, Head
 from loyalty.ledger.heads import head_lookup, head_of, read_heads
-from loyalty.ledger.state import HoldNotOpen, HoldTooSmall, InsufficientPoints, Refusal, State
+from loyalty.ledger.state import HoldNotOpen, HoldTooSmall, InsufficientPoints, Refusal, State, fold
 from loyalty.members import service as members
 from loyalty.members.model import Member
 from loyalty.points import model
+from loyalty.points.settling import Tiering
+from loyalty.programs.calendar import Calendar
 from loyalty.programs.model import Program
+from loyalty.tiers import engine as tiers
+from loyalty.tiers import service as tier_versions
+from loyalty.tiers.engine import Scheme
 
 _WORTH_READING_APART = 16
 """From so many members on, finding them and reading their chains' ends is cheaper in two steps than in one."""
@@ -53,6 +58,7 @@ class Act:
     `member` is a reference as in a path (`mem_…`, `ext:…`, `card:…`); `enrols` lets an unknown one in, where the
     program wants that. Each of `keys` makes the act happen once and comes with the problem to answer when it was used
     before with another request. `decide` gets the member and returns the decision on its state; it may raise a Problem.
+    One that `minds_tier` has the tier right itself; after the others it is reviewed here.
     """
 
     program: Program
@@ -61,6 +67,7 @@ class Act:
     request: bytes
     decide: Callable[[Member], Decide]
     enrols: bool = False
+    minds_tier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +94,13 @@ def perform(db: Mongo, acts: Sequence[Act], *, clock: Clock) -> list[Done | Prob
     operations: list[Operation] = []
     places: list[int] = []
     refused: dict[int, Problem] = {}
+    tierings = _Tierings(db)
     for place, act in enumerate(acts):
         if results[place] is not None:
             continue
         known = found.get((act.program.id, act.member))
         try:
-            operation = _operation(act, known[0] if known else None)
+            operation = _operation(act, known, tierings)
         except Problem as problem:
             refused[place] = problem
             continue
@@ -136,10 +144,8 @@ def perform_jointly(
     asked = {place: _asked(act) for place, act in enumerate(acts)}
     found = _find_members(db, acts, clock)
     try:
-        operations = []
-        for act in acts:
-            known = found.get((act.program.id, act.member))
-            operations.append(_operation(act, known[0] if known else None))
+        tierings = _Tierings(db)
+        operations = [_operation(act, found.get((act.program.id, act.member)), tierings) for act in acts]
         outcomes = ledger.append_together(db.ledger, operations, clock=clock, also=also)
     except Contention:
         raise Unavailable("Too many writers want the same members. Send the request again.") from None
@@ -174,7 +180,7 @@ def rehearse(db: Mongo, act: Act, *, clock: Clock) -> Done:
     if known is None and not (act.enrols and act.program.auto_enrol):
         raise NotFound(f"There is no member {act.member}.")
     member, head = known or (_unknown_customer(act, clock()), Head.empty(0))
-    operation = _operation(act, member)
+    operation = _operation(act, (member, head), _Tierings(db))
     before = done_before(db, act)
     if before is not None:
         return before
@@ -210,11 +216,55 @@ def _find_members(
     return found
 
 
-def _operation(act: Act, member: Member | None) -> Operation:
+class _Tierings:
+    """What the tiers of members are reviewed by; the scheme of a program is looked up once a round."""
+
+    def __init__(self, db: Mongo) -> None:
+        self._db = db
+        self._schemes: dict[str, Scheme | None] = {}
+
+    def of(self, program: Program, member: Member, state: State) -> Tiering | None:
+        """None where no tier can change: there is none, or it has counted nothing and does not look at a balance."""
+        if program.id not in self._schemes:
+            self._schemes[program.id] = tier_versions.current(self._db, program)
+        scheme = self._schemes[program.id]
+        if scheme is None or not (scheme.looks_at_balance or tiers.FACET in state.facets):
+            return None
+        calendar = Calendar.of(program.timezone)
+        return Tiering(scheme, calendar, calendar.day(member.created_at))
+
+
+def _operation(act: Act, known: tuple[Member, Head] | None, tierings: _Tierings) -> Operation:
     """The act as the ledger does it. Raises Problem for what speaks against it whatever the member's points."""
-    if member is None:
+    if known is None:
         raise NotFound(f"There is no member {act.member}.")
-    return Operation(act.program.id, member.number, *_asked(act), act.decide(member))
+    member, head = known
+    decide = act.decide(member)
+    if not act.minds_tier:
+        tiering = tierings.of(act.program, member, head.state)
+        if tiering is not None:
+            decide = _reviewing(decide, tiering)
+    return Operation(act.program.id, member.number, *_asked(act), decide)
+
+
+def _reviewing(decide: Decide, tiering: Tiering) -> Decide:
+    """`decide`, and then the tier by what the member has after it: a level that depends on a balance moves with it."""
+
+    def draft(state: State, sequence: int, now: datetime) -> Draft:
+        made = decide(state, sequence, now)
+        before = state.facets.get(tiers.FACET)
+        scheme, calendar, joined_on = tiering.scheme, tiering.calendar, tiering.joined_on
+        facet, moves = tiers.settle(before, scheme, calendar, now, joined_on=joined_on, state=state)
+        if scheme.looks_at_balance:
+            after = fold(state, made.postings)
+            facet, more = tiers.settle(facet, scheme, calendar, now, joined_on=joined_on, state=after)
+            moves = [*moves, *more]
+        if facet == before:
+            return made
+        evidence = {**made.evidence, "tier": [move.document() for move in moves]} if moves else made.evidence
+        return replace(made, evidence=evidence, facets={**made.facets, tiers.FACET: facet})
+
+    return draft
 
 
 def _asked(act: Act) -> tuple[tuple[bytes, ...], bytes]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 
 from loyalty.infra.problems import ValidationFailed
+from loyalty.ledger.state import State
 from loyalty.points.model import WalletNotSpendable, WalletNotTransferable
 from loyalty.programs.calendar import Calendar
+from loyalty.programs.lifetimes import lapses_at
 from loyalty.programs.model import Program
-from loyalty.programs.policies import Activity, InactivityExpiry, WalletPolicy
+from loyalty.programs.policies import InactivityExpiry, WalletPolicy
 
 
 def known(program: Program, wallet: str) -> WalletPolicy:
@@ -41,11 +43,11 @@ def transferable(program: Program, wallet: str) -> WalletPolicy:
     return policy
 
 
-def lapses(program: Program, wallet: str, activity: Activity, now: datetime) -> dict[str, datetime | None]:
-    """When the wallet lapses after this activity, as a draft says it; empty where its policy is another."""
-    policy = program.policies.wallet(wallet).expiry
-    if not isinstance(policy, InactivityExpiry) or activity not in policy.activity:
+def lapses(program: Program, state: State, wallet: str, now: datetime) -> dict[str, datetime | None]:
+    """When the wallet lapses after points of it are spent `now`, as a draft says it; empty where nothing changes."""
+    expiry = program.policies.wallet(wallet).expiry
+    if not isinstance(expiry, InactivityExpiry) or "spend" not in expiry.activity:
         return {}
-    calendar = Calendar.of(program.timezone)
-    last = calendar.add(now, days=policy.days or 0, months=policy.months or 0)
-    return {wallet: calendar.end_of("day", last)}
+    lapsing = lapses_at(expiry, now, Calendar.of(program.timezone))
+    before = state.wallet(wallet).lapses_at
+    return {} if before is not None and lapsing is not None and before >= lapsing else {wallet: lapsing}

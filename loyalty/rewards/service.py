@@ -266,7 +266,7 @@ def _redemption(program: Program, reward: Reward, *, member: str, key: tuple[str
             if reward.stock is not None:
                 bought["stocked"] = True
             postings = debit(state, reward.wallet, reward.cost, target="spent")
-            lapses = wallets.lapses(program, reward.wallet, "spend", now)
+            lapses = wallets.lapses(program, state, reward.wallet, now)
             return Draft("spend", now, postings, {"reward": bought, "by": by}, facets=facets, lapses=lapses)
 
         return draft

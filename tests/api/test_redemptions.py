@@ -185,6 +185,20 @@ def test_what_expired_meanwhile_goes_by_the_policy_case_3_5(api: httpx.Client, g
     assert wallet(api)["lifetime"]["expired"] == 100 - back
 
 
+def test_a_balance_tier_falls_in_the_entry_that_pays_case_3_14(ada: httpx.Client) -> None:
+    levels = [{"id": "base", "name": "Base", "threshold": 0}, {"id": "gold", "name": "Gold", "threshold": 100}]
+    scheme = {"basis": {"type": "balance", "wallet": "points"}, "levels": levels}
+    assert ada.post("/v1/tiers/versions", json=scheme).status_code == 201
+    bought = redeem(ada, offer(ada)).json()["entry"]["id"]
+    cancelled = cancel(ada, bought).json()["entry"]["id"]
+    history = ada.get("/v1/members/ext:ada/tier/history").json()["data"]
+    assert [(change["entry"], change["from"], change["to"]) for change in history] == [
+        (cancelled, "base", "gold"),
+        (bought, "gold", "base"),
+        (bought, "base", "gold"),
+    ]
+
+
 # -- stock and limits -------------------------------------------------------------------------------------------------
 
 
