@@ -406,8 +406,8 @@ class _Recording:
         self._count(
             purchase.occurred_at,
             earned={wallet: -points for wallet, points in effect.earned.items()},
-            spend=-effect.amount if purchase.counted_as == "purchase" else 0,
-            visits=-int(whole and purchase.counted_as == "visit"),
+            spend=-effect.amount if purchase.type == "purchase" else 0,
+            visits=-int(whole and purchase.type == "visit"),
         )
         return effect
 

@@ -80,6 +80,14 @@ class TooManyParked(Problem):
     title = "Too many refunds wait for their purchase"
 
 
+class NothingWaits(Problem):
+    """No points of the entry wait for an event or a person: they were available at once, became so, or went back."""
+
+    code = "nothing_waits"
+    status = 409
+    title = "No points of the entry wait"
+
+
 class Overtaken(Unavailable):
     """Other requests about the same purchase were faster, again and again. Nothing happened; a retry is safe."""
 

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from loyalty.events.fact import Fact
 from loyalty.infra.ids import entry_id
-from loyalty.infra.money import to_minor
+from loyalty.infra.money import to_minor, to_text
 from loyalty.ledger import movements
 from loyalty.ledger.entry import member_of
 from loyalty.ledger.state import DEFICIT, SOMEDAY, Document, Lot, Posting, Refusal, State, fold
@@ -179,7 +179,8 @@ class Purchase:
     entry: int
     occurred_at: datetime
     amount: int
-    counted_as: str
+    currency: str | None
+    type: str
     lines: tuple[Bought, ...]
     credits: tuple[Awarded, ...]
     paid: tuple[Paid, ...]
@@ -224,6 +225,7 @@ class Purchase:
             entry["_id"],
             entry["occurred_at"],
             event.get("amount", 0),
+            event.get("currency"),
             event["type"],
             lines,
             tuple(
@@ -331,7 +333,9 @@ def refund(
         taken.append(document)
         earned[credit.wallet] = earned.get(credit.wallet, 0) + target - already
     amount = purchase.left(before) - purchase.left(after)
-    evidence: Document = {"of": purchase.document(), "amount": amount, "credits": taken}
+    evidence: Document = {"of": purchase.document(), "credits": taken}
+    if purchase.currency is not None:
+        evidence |= {"amount": to_text(amount, purchase.currency), "currency": purchase.currency}
     if wanted.items is not None:
         evidence["items"] = wanted.document()["items"]
     if restored:

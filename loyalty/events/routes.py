@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from pydantic import Field
 
-from loyalty.events import service
+from loyalty.events import activation, service
 from loyalty.events.fact import Fact
 from loyalty.events.model import (
     BATCH_BYTES,
@@ -16,6 +17,7 @@ from loyalty.events.model import (
     BatchResult,
     EventResult,
     NewEvent,
+    NothingWaits,
     NotRefundable,
     RefundExceedsPurchase,
     RefundOfAnotherMember,
@@ -30,6 +32,7 @@ from loyalty.ledger.entry import business_key
 from loyalty.points import terms
 from loyalty.points.acts import Done
 from loyalty.points.model import (
+    ActOut,
     EventConflict,
     HoldAlreadyResolved,
     HoldTooSmall,
@@ -42,9 +45,13 @@ from loyalty.points.model import (
     explanation_json,
     rehearsed_json,
 )
+from loyalty.points.replies import acted
 from loyalty.points.terms import Terms
 
 Json = dict[str, Any]
+AwardPath = Annotated[
+    str, Field(description="The id of the entry that gave the points.", examples=["ent_0000000g00001"])
+]
 
 api = Api("events", "Events", "Facts that tills and shops report. Each counts once, however often it is told.")
 
@@ -135,6 +142,24 @@ def record_batch(context: Context, raw: bytes) -> Reply[BatchResult]:
             _count(summary, line)
             lines.append(orjson.Fragment(orjson.dumps(line)))
         return Reply(orjson.dumps({"results": lines, "summary": summary}))
+
+
+@api.post(
+    "/v1/entries/<entry>/activate",
+    scope="activations:write",
+    status=201,
+    answers={200: "The Idempotency-Key had done it before: the answer of that time."},
+    problems=(NotFound, NothingWaits),
+    idempotency_header=True,
+)
+def activate_points(context: Context, entry: AwardPath) -> Reply[ActOut]:
+    """Make pending points available
+
+    Those that the entry gave and that wait for a person, or for an event that will not be told. What was refunded of
+    them meanwhile stays away. Their expiry is counted from now."""
+    current = terms.current(context.services.db, context.program)
+    done = activation.activate(context.services, current, entry, key=context.business_key(), by=context.caller.key)
+    return acted(done)
 
 
 def _read(context: Context, event: NewEvent) -> tuple[Terms, Fact]:

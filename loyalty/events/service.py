@@ -317,7 +317,7 @@ def find(db: Mongo, program: str, references: Iterable[Reference]) -> dict[Refer
             if start == 0:
                 keys[_event_key(program, reference)] = (reference, 0)
             for ordinal in range(start + 1, start + 1 + _LOOK_AHEAD):
-                keys[_ordinal_key(program, reference, ordinal)] = (reference, ordinal)
+                keys[ordinal_key(program, reference, ordinal)] = (reference, ordinal)
         for entry in db.ledger.find({"keys": {"$in": list(keys)}}, {"state": 0}):
             for reference, ordinal in [keys[key] for key in map(bytes, entry["keys"]) if key in keys]:
                 if ordinal == 0:
@@ -339,7 +339,7 @@ def _event_key(program: str, reference: Reference) -> bytes:
     return business_key(program, "event", *reference)
 
 
-def _ordinal_key(program: str, reference: Reference, ordinal: int) -> bytes:
+def ordinal_key(program: str, reference: Reference, ordinal: int) -> bytes:
     """What the entries about a purchase claim, each its place: of two that decide at once, one has to decide again."""
     return business_key(program, "refund", *reference, str(ordinal))
 
@@ -383,7 +383,7 @@ def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None
         if not fact.is_refund and not purchase.waiting_for(event.type):
             purchase = None
     if purchase is not None:
-        key = _ordinal_key(program.id, (purchase.source, purchase.id), purchase.progress.ordinal + 1)
+        key = ordinal_key(program.id, (purchase.source, purchase.id), purchase.progress.ordinal + 1)
         keys = (*keys, (key, _overtaken()))
 
     def decide(member: Member) -> Decide:
@@ -393,7 +393,7 @@ def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None
             return _parking(fact, after)
         if purchase is None:
             raise NotRefundable(f"Event {event.refers_to} is a {found.entry['kind']}: refund the purchase itself.")
-        if purchase.member != member.number:
+        if not member.stands_for(purchase.member):
             raise RefundOfAnotherMember(f"Event {event.refers_to} is not of the member {event.member.reference()}.")
         return _refunding(terms, fact, member, purchase)
 
@@ -406,7 +406,7 @@ def _recording(terms: Terms, fact: Fact, member: Member, refers_to: Purchase | N
     )
     if pays and not member.may_spend:
         raise MemberBlocked(f"The member's status is {member.status}: points cannot pay.")
-    mine = refers_to if refers_to is not None and refers_to.member == member.number else None
+    mine = refers_to if refers_to is not None and member.stands_for(refers_to.member) else None
 
     def draft(state: State, sequence: int, now: datetime) -> Draft:
         return engine.record(terms, member, fact, state, sequence, now, refers_to=mine)

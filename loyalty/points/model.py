@@ -13,7 +13,7 @@ from loyalty.infra.http.model import Out, Timestamp, format_instant
 from loyalty.infra.ids import entry_id, member_id
 from loyalty.infra.problems import Problem
 from loyalty.ledger.entry import member_of
-from loyalty.ledger.state import NEVER, State, Wallet
+from loyalty.ledger.state import NEVER, SOMEDAY, State, Wallet
 
 Json = dict[str, Any]
 
@@ -92,9 +92,18 @@ class PostingOut(Out):
     target: str = Field(alias="to", description="The bucket that they enter.", examples=["available"])
     points: int = Field(description="How many, always above zero.", examples=[11])
     lot: int = Field(description="The lot of the member's wallet that they leave or enter.", examples=[1])
-    activates_at: Timestamp | None = Field(None, description="Until when they are pending.")
+    activates_at: Timestamp | None = Field(
+        None, description="Until when they are pending; the year 9999 if until an event comes or somebody says so."
+    )
     expires_at: Timestamp | None = Field(None, description="When they expire; absent for points that never do.")
-    into: int | None = Field(None, description="The lot that activated points join.")
+    into: int | None = Field(
+        None, description="The lot that points join which leave another one. Lot 0 is what the wallet owes."
+    )
+    hold: int | None = Field(
+        None, description="The hold that they enter or leave: the number of the entry that made it."
+    )
+    until: Timestamp | None = Field(None, description="Until when a new hold lasts.")
+    grace_days: int | None = Field(None, description="How long points of the hold are good for that expire under it.")
 
 
 class EntryOut(Out):
@@ -138,16 +147,61 @@ class LineOut(Out):
     wallet: str = Field(description="The wallet that its points enter.", examples=["points"])
     points: int = Field(description="The points that it gave.", examples=[11])
     basis: str = Field(description="The amount that it looked at.", examples=["11.77"])
-    reason: str | None = Field(None, description="Why it gave nothing.", examples=["below_minimum"])
+    reason: str | None = Field(None, description="Why it gave nothing, or less.", examples=["below_minimum"])
+    quantity: int | None = Field(None, description="The pieces that it counted.")
+    wanted: int | None = Field(None, description="The points that it would have given without the limit.")
+
+
+class PartOut(Out):
+    """Points of one lot."""
+
+    id: int = Field(description="The lot.", examples=[1])
+    points: int = Field(description="How many.", examples=[500])
+    expires_at: Timestamp | None = Field(None, description="When the lot expires.")
+
+
+class CreditOut(Out):
+    """Points that entered a wallet by a rule, with what the policies made of them."""
+
+    rule: str = Field(description="The rule.", examples=["base"])
+    wallet: str = Field(description="The wallet that they entered.", examples=["points"])
+    points: int = Field(description="How many.", examples=[11])
+    attribution: list[int] | None = Field(
+        None,
+        description="How many of them each line of the purchase earned, in its order, where lines did.",
+    )
+    activates_at: Timestamp | None = Field(None, description="Until when they were pending.")
+    expires_at: Timestamp | None = Field(None, description="When they expire.")
+    awaits: str | None = Field(None, description="The type of the event that they wait for.")
+    waits: bool | None = Field(None, description="Whether they wait for an event or for somebody to activate them.")
+
+
+class PaidOut(Out):
+    """Points that paid a part of the purchase."""
+
+    wallet: str = Field(description="The wallet that they left.", examples=["points"])
+    points: int = Field(description="How many.", examples=[500])
+    amount: str = Field(description="What they paid.", examples=["5.00"])
+    hold: str | None = Field(None, description="The hold that was captured.")
+    parts: list[PartOut] = Field(description="The lots that they came from, in the order in which they were used.")
 
 
 class ExplanationOut(Out):
-    """Why an entry is as it is."""
+    """Why an entry is as it is: what each rule gave, what limited it, and what became of the points."""
 
     rules_version: int | None = Field(description="The version of the rules that decided; null when none did.")
     lines: list[LineOut] = Field(description="Each rule and what it gave.")
-    limits: list[str] = Field(description="Why points were withheld as a whole.", examples=[["no_rules"]])
-    detail: Json = Field(description="What else the entry was made from: the reward, the reason, who did it.")
+    limits: list[str] = Field(description="Why points were withheld as a whole, or cut.", examples=[["no_rules"]])
+    credits: list[CreditOut] = Field(description="The points that entered wallets, by rule.")
+    passed: dict[str, str] | None = Field(None, description="The rules that gave nothing at all, and why.")
+    benefits: list[str] | None = Field(None, description="What else the rules granted.")
+    drawn: dict[str, int] | None = Field(None, description="Points that count against the budget of a campaign.")
+    level: str | None = Field(None, description="The tier by which it was decided: that before the event.")
+    paid: list[PaidOut] | None = Field(None, description="Points that paid a part of it.")
+    detail: Json = Field(
+        description="What else the entry was made from: the reward, the reason, who did it; the purchase that it takes "
+        "back and how much of it (`refund`), and what has become of that purchase by now (`refunded`)."
+    )
 
 
 class ExpiringOut(Out):
@@ -158,22 +212,28 @@ class ExpiringOut(Out):
 
 
 class LifetimeOut(Out):
-    """Totals since the member joined; earned + adjusted + restored - spent - expired - reversed is there now."""
+    """Totals since the member joined; what came less what went (spent, expired, reversed) is there now."""
 
     earned: int = Field(description="Given by rules.")
     spent: int = Field(description="Paid for rewards.")
     expired: int = Field(description="Lost by time.")
     reversed: int = Field(description="Taken back for returned goods.")
     adjusted: int = Field(description="Changed by hand, net.")
-    restored: int = Field(description="Given back when a reward was cancelled.")
+    restored: int = Field(description="Given back when a reward was cancelled, or a purchase that points had paid.")
+    transferred: int = Field(description="Received from other members less given to them.")
 
 
 class WalletOut(BucketsOut):
-    """What a wallet holds and held. The points in `expiring` and those that never expire make up `available`."""
+    """What a wallet holds and held. The points in `expiring` and those that never expire make up `available`.
+
+    A wallet that owes points has less than none available: what it gets next makes up for that.
+    """
 
     lifetime: LifetimeOut = Field(description="Totals since the member joined.")
     expiring: list[ExpiringOut] = Field(description="Available points that will expire, the earliest first.")
-    next_activation: ExpiringOut | None = Field(description="The next pending points to become available.")
+    next_activation: ExpiringOut | None = Field(description="The next pending points to become available by time.")
+    waiting: int = Field(description="Pending points that wait for an event, or for somebody to activate them.")
+    lapses_at: Timestamp | None = Field(description="When all of it expires unless the member does something before.")
 
 
 class BalanceOut(Out):
@@ -230,13 +290,43 @@ def explanation_json(entry: Mapping[str, Any]) -> Json:
     evidence = entry["evidence"]
     award = evidence.get("award", {})
     currency = award.get("currency")
-    detail = {name: value for name, value in evidence.items() if name not in ("award", "event", "request")}
-    return {
+    explanation: Json = {
         "rules_version": award.get("version"),
         "lines": [{**line, "basis": money.to_text(line["basis"], currency)} for line in award.get("lines", ())],
         "limits": award.get("limits", []),
-        "detail": detail,
+        "credits": [_credit_json(credit) for credit in award.get("credits", ())],
+        "detail": _wire({name: value for name, value in evidence.items() if name not in ("award", "event", "request")}),
     }
+    for name in ("passed", "benefits", "drawn"):
+        if name in award:
+            explanation[name] = award[name]
+    if "tier" in award:
+        explanation["level"] = award["tier"]
+    if "paid" in award:
+        explanation["paid"] = [
+            {**_wire(paid), "amount": money.to_text(paid["amount"], currency)} for paid in award["paid"]
+        ]
+    return explanation
+
+
+def _credit_json(credit: Mapping[str, Any]) -> Json:
+    """A `CreditOut`. The policy by which waiting points will expire stays in the evidence."""
+    known = {name: value for name, value in credit.items() if name != "expiry"}
+    if known.get("activates_at") == SOMEDAY:
+        del known["activates_at"]
+        known["waits"] = True
+    return _wire(known)
+
+
+def _wire(value: Any) -> Any:
+    """The value with instants as they are on the wire."""
+    if isinstance(value, datetime):
+        return format_instant(value)
+    if isinstance(value, dict):
+        return {name: _wire(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_wire(item) for item in value]
+    return value
 
 
 def balance_json(member: int, as_of: datetime | None, state: State) -> Json:
@@ -250,8 +340,8 @@ def balance_json(member: int, as_of: datetime | None, state: State) -> Json:
 
 
 def _wallet_json(wallet: Wallet) -> Json:
-    waiting = [lot for lot in wallet.lots if lot.activates_at is not None]
-    following = min(waiting, key=lambda lot: lot.activates_at or NEVER, default=None)
+    by_time = [lot for lot in wallet.lots if lot.activates_at not in (None, SOMEDAY)]
+    following = min(by_time, key=lambda lot: lot.activates_at or NEVER, default=None)
     return {
         "available": wallet.available,
         "pending": wallet.pending,
@@ -263,6 +353,7 @@ def _wallet_json(wallet: Wallet) -> Json:
             "reversed": wallet.reversed,
             "adjusted": wallet.adjusted,
             "restored": wallet.restored,
+            "transferred": wallet.transferred,
         },
         "expiring": [
             {"at": format_instant(lot.expires_at), "points": lot.points}
@@ -272,4 +363,6 @@ def _wallet_json(wallet: Wallet) -> Json:
         "next_activation": {"at": format_instant(following.activates_at), "points": following.points}
         if following is not None and following.activates_at is not None
         else None,
+        "waiting": sum([lot.points for lot in wallet.lots if lot.activates_at == SOMEDAY]),
+        "lapses_at": None if wallet.lapses_at is None else format_instant(wallet.lapses_at),
     }

@@ -52,6 +52,7 @@ def test_a_purchase_earns_and_says_why(shop: httpx.Client) -> None:
         "rules_version": 1,
         "lines": [{"rule": "base", "wallet": "points", "points": 11, "basis": "11.77"}],
         "limits": [],
+        "credits": [{"rule": "base", "wallet": "points", "points": 11}],
         "detail": {},
     }
     (entry,) = result["entries"]

@@ -130,6 +130,7 @@ def test_a_balance_shows_where_it_came_from(ada: httpx.Client) -> None:
         "reversed": 0,
         "adjusted": 90,
         "restored": 0,
+        "transferred": 0,
     }
 
 
