@@ -205,8 +205,10 @@ def _frequency(text: str) -> str:
 
 
 def _natural(text: str) -> int:
-    (number,) = _numbers(1, 1000, negative=False)(text)
-    return number
+    numbers = _numbers(1, 1000, negative=False)(text)
+    if len(numbers) != 1:
+        raise ValueError("it is one number")
+    return numbers[0]
 
 
 def _until(text: str) -> date:
