@@ -7,9 +7,13 @@ import traceback
 from hypothesis.stateful import RuleBasedStateMachine
 
 from tests.model.ledger_machine import LedgerAgainstPurse
+from tests.model.program_machine import EngineAgainstNaive
 from tests.model.search import BLOCK, search
 
-MACHINES: dict[str, type[RuleBasedStateMachine]] = {"ledger": LedgerAgainstPurse}
+MACHINES: dict[str, type[RuleBasedStateMachine]] = {
+    "ledger": LedgerAgainstPurse,
+    "program": EngineAgainstNaive,
+}
 
 
 def attempt(work: tuple[str, int]) -> tuple[str, int, str]:

@@ -336,6 +336,11 @@ class Purse:
             self.moves.append(("available" if heap.begins is None else "pending", "reversed", part))
         return part
 
+    def instants(self) -> list[datetime]:
+        """When time alone does something to it."""
+        found = [heap.begins or heap.ends for heap in self.heaps] + [self.lapses_at]
+        return [hold.until for hold in self.holds] + [when for when in found if when not in (None, SOMEDAY)]
+
     def pass_time(self, now: datetime) -> None:
         """Whatever time alone does until `now`, one thing after the other, the earliest first."""
         while True:

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator
 
-from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
 BLOCK = 50
@@ -22,7 +22,7 @@ def search(machine: type[RuleBasedStateMachine], examples: int, number: int) -> 
             stateful_step_count=30,
             deadline=None,
             database=None,
-            verbosity=Verbosity.quiet,
+            report_multiple_bugs=False,
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),
         ),
