@@ -1,0 +1,1 @@
+"""Back-tests: what other rules, or other tiers, would have given for what really happened. They change nothing."""
