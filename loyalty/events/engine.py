@@ -261,7 +261,7 @@ class _Recording:
         calendar = self.terms.calendar
         waits_until = activates_at(pending, self.occurred_at, calendar)
         if waits_until == SOMEDAY:
-            document |= {"activates_at": SOMEDAY, "expiry": expiry.model_dump(mode="json", exclude_none=True)}
+            document |= {"activates_at": SOMEDAY, "expiry": expiry.model_dump(mode="json")}
             if isinstance(pending, EventPending):
                 document["awaits"] = pending.event_type
             self._move(self._entering(credit, SOMEDAY, None))

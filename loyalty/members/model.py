@@ -81,7 +81,10 @@ def handle(kind: str, value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A member as the rest of the application uses it. `found` holds what a caller's own stages added."""
+    """A member as the rest of the application uses it.
+
+    `absorbed` are the numbers of those who were merged into it; `found` holds what a caller's own stages added.
+    """
 
     number: int
     program: str
@@ -91,7 +94,14 @@ class Member:
     created_at: datetime
     updated_at: datetime
     version: int
+    absorbed: tuple[int, ...] = ()
     found: dict[str, Any] = field(default_factory=dict)
+    frozen: dict[str, Any] | None = None
+    """Since when (`at`), by which entry (`entry`) and why (`why`) nothing can be spent; None for nearly everybody."""
+
+    def stands_for(self, number: int) -> bool:
+        """Whether the member has that number, or one who has was merged into it."""
+        return number == self.number or number in self.absorbed
 
     @property
     def id(self) -> str:
@@ -120,6 +130,8 @@ class Member:
             created_at=document.pop("created_at"),
             updated_at=document.pop("updated_at"),
             version=document.pop("version"),
+            absorbed=tuple(document.pop("absorbed", ())),
+            frozen=document.pop("frozen", None),
             found=document,
         )
 
@@ -285,6 +297,22 @@ class ProfileOut(Out):
     attributes: dict[str, bool | int | str] = Field(default_factory=dict, description="Your own facts.")
 
 
+class FrozenOut(Out):
+    """Why nothing can be spent: an entry of the member does not verify. Points are still earned."""
+
+    at: Timestamp = Field(description="Since when.")
+    entry: str = Field(description="The entry that does not verify.", examples=["ent_0000000g00001"])
+    why: str = Field(description="What is wrong with it.", examples=["its content was changed"])
+
+
+class Unfreezing(Body):
+    """Why the member may spend again."""
+
+    reason: Annotated[Value, Field(description="What was found out; kept with the violation.")] = Field(
+        examples=["Restored from the backup of yesterday."]
+    )
+
+
 class MemberOut(Out):
     """A member."""
 
@@ -293,6 +321,7 @@ class MemberOut(Out):
     identities: list[IdentityOut] = Field(description="What the member is recognised by.")
     status: Status = Field(description="What the member may do.")
     profile: ProfileOut = Field(description="The person.")
+    frozen: FrozenOut | None = Field(None, description="Set while nothing can be spent, whatever the status.")
     created_at: Timestamp = Field(description="When the member was enrolled.")
     updated_at: Timestamp = Field(description="When the member last changed.")
     version: int = Field(description="Grows with every change; the ETag carries it.")
@@ -308,6 +337,7 @@ class MemberOut(Out):
                 "identities": [{"type": kind, "value": value} for kind, value in split if kind != EXTERNAL],
                 "status": member.status,
                 "profile": member.profile,
+                "frozen": member.frozen,
                 "created_at": member.created_at,
                 "updated_at": member.updated_at,
                 "version": member.version,
@@ -353,3 +383,13 @@ class TooManyIdentities(Problem):
     code = "too_many_identities"
     status = 409
     title = "The member has too many identities"
+
+
+class SpendingFrozen(Problem):
+    """An entry of the member does not verify, so nothing is spent until an operator has looked at it.
+
+    Points are still earned. `entry` names the entry; `POST /v1/members/{member}/unfreeze` ends it."""
+
+    code = "spending_frozen"
+    status = 409
+    title = "The member's points are frozen"
