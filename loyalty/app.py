@@ -12,6 +12,7 @@ from loyalty.adjustments import routes as adjustments
 from loyalty.auth import routes as keys
 from loyalty.auth.service import authenticate
 from loyalty.config import Settings, load_settings
+from loyalty.configuration import routes as configuration
 from loyalty.events import routes as events
 from loyalty.files import routes as files
 from loyalty.holds import routes as holds
@@ -47,6 +48,7 @@ APIS: tuple[Api, ...] = (
     rewards.api,
     adjustments.api,
     transfers.api,
+    configuration.api,
     files.api,
     keys.api,
     jobs.api,

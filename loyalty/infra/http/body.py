@@ -65,7 +65,8 @@ def validate(model: type[BaseModel], raw: bytes) -> Any:
     try:
         return model.__pydantic_validator__.validate_json(raw)
     except ValidationError as error:
-        raise ValidationFailed("Correct the fields that `errors` names.", errors=defects(error)) from None
+        found = defects(error, orjson.loads(raw))
+        raise ValidationFailed("Correct the fields that `errors` names.", errors=found) from None
 
 
 def validate_query(model: type[BaseModel], request: Request) -> Any:
@@ -93,12 +94,32 @@ def validate_query(model: type[BaseModel], request: Request) -> Any:
     return result
 
 
-def defects(error: ValidationError, *, prefix: str = "") -> list[dict[str, str]]:
-    """Each defect as `{pointer, code, detail}`; the pointer follows RFC 6901, below `prefix`."""
+def defects(error: ValidationError, value: Any = None, *, prefix: str = "") -> list[dict[str, str]]:
+    """Each defect as `{pointer, code, detail}`; the pointer follows RFC 6901, below `prefix`.
+
+    `value` is what was validated: it tells the fields of a path from the branches of unions, which nobody sent.
+    """
     return [
-        {"pointer": prefix + pointer(defect["loc"]), "code": _code(defect), "detail": _detail(defect)}
+        {"pointer": prefix + pointer(_sent(defect, value)), "code": _code(defect), "detail": _detail(defect)}
         for defect in _listed(error)
     ]
+
+
+def _sent(defect: ErrorDetails, value: Any) -> tuple[int | str, ...]:
+    """The path of the defect in what was sent."""
+    if value is None:
+        return defect["loc"]
+    path: list[int | str] = []
+    for place, part in enumerate(defect["loc"], start=1):
+        is_missing = defect["type"] == "missing" and place == len(defect["loc"])
+        if isinstance(value, dict) and (part in value or is_missing):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part] if part < len(value) else None
+        else:
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def pointer(path: tuple[int | str, ...]) -> str:

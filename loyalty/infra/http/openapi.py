@@ -146,6 +146,8 @@ def _request_content(endpoint: Endpoint, references: References) -> Json:
             }
         elif media.endswith("ndjson"):
             content[media] = {"schema": {"type": "string", "description": "One JSON object a line."}}
+        elif media.endswith("yaml"):
+            content[media] = {"schema": {"type": "string", "description": "The same as YAML."}}
         else:
             content[media] = {"schema": {"type": "string", "format": "binary"}}
     return content
