@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
@@ -120,11 +121,11 @@ def _anything(operator: Operator, value: Any) -> Scalar:
     return value
 
 
-def _amount(value: Any, currency: str | None) -> int | str:
+def _amount(value: Any, currency: str | None) -> int | Decimal:
     if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
         raise ValueError("It is compared with an amount such as 50.00, in JSON a text.")
     try:
-        return value if currency is None else money.to_minor(value, currency)
+        return Decimal(value) if currency is None else money.to_minor(value, currency)
     except money.MoneyError as error:
         raise ValueError(f"{error}.") from None
 
