@@ -22,6 +22,7 @@ from loyalty.infra.mongo import Mongo
 from loyalty.members import service as members
 from loyalty.programs import service as programs
 from loyalty.rewards import service as rewards
+from loyalty.rules import drafts
 from loyalty.rules import service as rules
 from loyalty.tiers import service as tiers
 
@@ -36,6 +37,7 @@ INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     programs.INDEXES,
     rewards.INDEXES,
     rules.INDEXES,
+    drafts.INDEXES,
     tiers.INDEXES,
 )
 

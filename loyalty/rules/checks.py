@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import datetime
+from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
+
+from loyalty.infra.http import body as bodies
 from loyalty.infra.money import MoneyError, exponent, to_minor
 from loyalty.rules.conditions import Condition, check
+from loyalty.rules.expressions import render
 from loyalty.rules.facts import Scope
-from loyalty.rules.model import Benefit, Earning, FixedPoints, Multiplier, PointsPerSpend, Rule, RuleSet
+from loyalty.rules.model import (
+    Benefit,
+    Campaign,
+    Earning,
+    FixedPoints,
+    Multiplier,
+    PointsPerSpend,
+    Proposal,
+    Rule,
+    RuleSet,
+)
 from loyalty.rules.operands import suggestion
 
 Defect = dict[str, str]
@@ -37,6 +52,45 @@ def defects(rule_set: RuleSet, currency: str, *, wallets: Collection[str] | None
         for defect in check(condition, over, currency=currency):
             found.append({**defect, "pointer": pointer + defect["pointer"]})
     return [*found, *_of_groups(rule_set)]
+
+
+def inspect(raw: bytes, currency: str, *, wallets: Collection[str]) -> tuple[RuleSet | None, list[Defect]]:
+    """The rules in a body of JSON, and everything that is wrong with them: of their form and of their meaning, at once.
+
+    Where some have a wrong form, the others are checked each for itself: what they say of others cannot be known.
+    MalformedJson when it is no JSON.
+    """
+    value = bodies.parse_json(raw)
+    try:
+        rule_set = _PROPOSAL.validate_json(raw)
+    except ValidationError as error:
+        found = bodies.defects(error, value)
+        for kind, reader in (("rules", _RULE), ("campaigns", _CAMPAIGN)):
+            members = value.get(kind) if isinstance(value, dict) else None
+            for index, member in enumerate(members if isinstance(members, list) else []):
+                try:
+                    alone = reader.validate_json(bodies.canonical(member))
+                except ValidationError:
+                    continue
+                only = RuleSet.model_construct(**{"rules": [], kind: [alone]})  # type: ignore[arg-type]
+                found += [
+                    {**defect, "pointer": defect["pointer"].replace(f"/{kind}/0", f"/{kind}/{index}", 1)}
+                    for defect in defects(only, currency, wallets=wallets)
+                    if defect["code"] not in _OF_OTHERS
+                ]
+        return None, found
+    return rule_set, defects(rule_set, currency, wallets=wallets)
+
+
+_PROPOSAL: Final = TypeAdapter(Proposal)
+_RULE: Final[TypeAdapter[Any]] = TypeAdapter(Rule)
+_CAMPAIGN: Final = TypeAdapter(Campaign)
+_OF_OTHERS: Final = frozenset({"unknown_campaign", "unknown_rule"})
+
+
+def texts(rule_set: RuleSet) -> dict[str, str]:
+    """The text of each condition, by its place."""
+    return {pointer: render(condition, over) for pointer, over, condition in conditions(rule_set)}
 
 
 def conditions(rule_set: RuleSet) -> Iterator[tuple[str, Scope, Condition]]:

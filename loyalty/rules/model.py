@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from loyalty.infra.http.model import Body, Timestamp
+from loyalty.infra.problems import Problem
 from loyalty.programs.policies import EventType, LotExpiryPolicy, PaymentMethod, PendingPolicy, WalletName
-from loyalty.rules.conditions import Condition
-from loyalty.rules.expressions import parse
+from loyalty.rules.expressions import When, Where
 
 RuleId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Amount = Annotated[str, StringConstraints(pattern=r"^\d{1,15}(\.\d{1,6})?$")]
@@ -19,15 +19,6 @@ Rounding = Literal["floor", "half_up", "ceil"]
 Cap = Annotated[int, Field(ge=1, le=1 << 53)]
 
 MOST_RULES = 200
-
-
-def _read(value: Any) -> Any:
-    """A condition may come as its text; it is kept as the tree. A bad text says where it goes wrong."""
-    return parse(value) if isinstance(value, str) else value
-
-
-When = Annotated[Condition, BeforeValidator(_read, json_schema_input_type=Condition | str)]
-"""A condition: the tree, or its text."""
 
 
 def _unique(values: list[str]) -> list[str]:
@@ -63,8 +54,8 @@ class Basis(Body):
 
     exclude_tax: bool = _optional(False, "Whether the tax is taken off.")
     exclude_shipping: bool = _optional(False, "Whether shipping is taken off.")
-    only: When | None = _optional(None, "Only the lines for which this holds count.")
-    exclude: When | None = _optional(
+    only: Where | None = _optional(None, "Only the lines for which this holds count.")
+    exclude: Where | None = _optional(
         None, "The lines for which this holds do not count.", examples=['category = "tobacco"']
     )
     exclude_payments: list[PaymentMethod] = _optional(
@@ -118,7 +109,7 @@ class PointsPerItem(_Earning):
 
     type: Literal["points_per_item"] = Field(description="The kind of rule.")
     points: int = Field(ge=1, le=1_000_000, description="Points for every piece.", examples=[1])
-    where: When | None = _optional(
+    where: Where | None = _optional(
         None, "Only the pieces of lines for which this holds count.", examples=['category = "coffee"']
     )
     rounding: Rounding = Field("floor", description="How a fraction of a point is rounded: `half_up` rounds .5 up.")
@@ -143,7 +134,7 @@ class Multiplier(_Rule):
     wallet: WalletName = Field("points", description="The wallet whose rules it multiplies.")
     factor: Factor = Field(description="By how much, with up to three decimals.", examples=["2.000"])
     applies_to: Literal["all"] | list[RuleId] = Field("all", description="The rules that it multiplies, or `all`.")
-    where: When | None = _optional(
+    where: Where | None = _optional(
         None, "Only what lines earn for which this holds is multiplied.", examples=['brand = "acme"']
     )
 
@@ -190,5 +181,38 @@ class RuleSet(Body):
     )
 
     def document(self) -> dict[str, Any]:
-        """The form that is stored and answered."""
-        return self.model_dump(mode="json", by_alias=True)
+        """The form that is stored, and compared."""
+        return self.model_dump(mode="json", by_alias=True, include=set(RuleSet.model_fields))
+
+
+Note = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+
+
+class Proposal(RuleSet):
+    """Rules, and why they are so."""
+
+    note: Note | None = _optional(None, "Why, for those who read the versions later.", examples=["Spring campaign"])
+
+
+class ApprovalRequired(Problem):
+    """The program wants four eyes on its rules: another key than the authors' has to approve a draft first."""
+
+    code = "approval_required"
+    status = 409
+    title = "Somebody else has to approve the rules"
+
+
+class OwnDraft(Problem):
+    """Two people decide: a key that wrote a draft cannot approve it. Use another key."""
+
+    code = "own_draft"
+    status = 409
+    title = "The draft is the key's own"
+
+
+class DraftOutdated(Problem):
+    """A version was published since the draft was written. Compare it with the current version, then save it again."""
+
+    code = "draft_outdated"
+    status = 409
+    title = "The draft was written for another version"

@@ -1,4 +1,4 @@
-"""/v1/programs, /v1/rules, /v1/keys: what a program is set up with."""
+"""/v1/programs, /v1/keys: what a program is set up with."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from tests.api.test_conventions import defects, problem
 from tests.servers import Application, wait_until
 
 Json = dict[str, Any]
-
-RULES: Json = {"rules": [{"type": "points_per_spend", "id": "base", "points": 1, "per": "1.00"}]}
 
 
 @pytest.fixture
@@ -53,36 +51,6 @@ class TestPrograms:
         headers = {"Authorization": f"Bearer {made['key']['secret']}"}
         assert api.get("/v1/programs", headers=headers).json()["data"] == [made["program"]]
         problem(api.post("/v1/programs", json=body), 409, "program_exists")
-
-
-class TestRules:
-    def test_versions_follow_each_other(self, api: httpx.Client) -> None:
-        problem(api.get("/v1/rules/current"), 404, "not_found")
-        problem(api.post("/v1/rules/versions", json=RULES, headers={"If-Match": '"v1"'}), 412, "precondition_failed")
-        first = api.post("/v1/rules/versions", json=RULES)
-        assert (first.status_code, first.headers["ETag"]) == (201, '"v1"')
-        problem(api.post("/v1/rules/versions", json=RULES), 428, "precondition_required")
-        second = api.post("/v1/rules/versions", json=RULES, headers={"If-Match": '"v1"'})
-        problem(api.post("/v1/rules/versions", json=RULES, headers={"If-Match": '"v1"'}), 412, "precondition_failed")
-        assert api.get("/v1/rules/current").json() == second.json()
-        assert api.get(first.headers["Location"]).json() == first.json()
-        assert [version["version"] for version in api.get("/v1/rules/versions").json()["data"]] == [2, 1]
-        page = api.get("/v1/rules/versions?limit=1").json()
-        rest = api.get("/v1/rules/versions", params={"limit": 1, "cursor": page["next_cursor"]}).json()
-        assert (page["data"], rest["data"], rest["next_cursor"]) == ([second.json()], [first.json()], None)
-        for number in ("0", "3", "99999999999999999999"):
-            problem(api.get(f"/v1/rules/versions/{number}"), 404, "not_found")
-
-    def test_bad_rules(self, api: httpx.Client) -> None:
-        rules = [
-            {"type": "points_per_spend", "id": "a", "points": 1.5, "per": 1, "rounding": "up"},
-            {"type": "points_per_visit", "id": "B"},
-        ]
-        found = defects(api.post("/v1/rules/versions", json={"rules": rules}))
-        assert {"/rules/0/points", "/rules/0/per", "/rules/0/rounding", "/rules/1/type"} <= set(found)
-        twice = {"rules": [{**RULES["rules"][0], "per": "0.001"}, {**RULES["rules"][0], "per": "0"}]}
-        found = defects(api.post("/v1/rules/versions", json=twice))
-        assert set(found) == {"/rules/0/per", "/rules/1/id", "/rules/1/per"}
 
 
 class TestKeys:
