@@ -7,7 +7,7 @@ overlap. A day that the zone left out is empty; when clocks are set back across 
 
 from __future__ import annotations
 
-from calendar import monthrange
+from calendar import isleap
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from functools import lru_cache
@@ -18,6 +18,7 @@ Unit = Literal["day", "week", "month", "quarter", "year"]
 
 _DAY: Final = timedelta(days=1)
 _MONTHS: Final[dict[str, int]] = {"month": 1, "quarter": 3, "year": 12}
+_LENGTHS: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _MOST_CACHED: Final = 20_000
 
 
@@ -35,6 +36,7 @@ class Calendar:
     def __init__(self, name: str) -> None:
         self.name = name
         self._zone = ZoneInfo(name)
+        self._days: dict[datetime, date] = {}
         self._midnights: dict[date, datetime] = {}
         self._periods: dict[tuple[str, date], Period] = {}
 
@@ -49,9 +51,15 @@ class Calendar:
 
     def day(self, instant: datetime) -> date:
         """The day of the zone that the instant belongs to: `midnight(day) <= instant < midnight(day + 1)`."""
-        day = instant.astimezone(self._zone).date()
-        following = day + _DAY
-        return following if instant >= self.midnight(following) else day
+        known = self._days.get(instant)
+        if known is None:
+            day = instant.astimezone(self._zone).date()
+            following = day + _DAY
+            known = following if instant >= self.midnight(following) else day
+            if len(self._days) >= _MOST_CACHED:
+                self._days.clear()
+            self._days[instant] = known
+        return known
 
     def midnight(self, day: date) -> datetime:
         """The first instant of the day. Of a day that the zone left out: of the first one that it did not."""
@@ -114,7 +122,8 @@ def shift(day: date, *, days: int = 0, months: int = 0) -> date:
     if months:
         count = day.year * 12 + day.month - 1 + months
         year, month = count // 12, count % 12 + 1
-        day = date(year, month, min(day.day, monthrange(year, month)[1]))
+        last = 29 if month == 2 and isleap(year) else _LENGTHS[month - 1]
+        day = date(year, month, min(day.day, last))
     return day + timedelta(days=days) if days else day
 
 
