@@ -29,6 +29,7 @@ from loyalty.jobs import routes as jobs
 from loyalty.members import routes as members
 from loyalty.points import routes as points
 from loyalty.programs import routes as programs
+from loyalty.proofs import routes as proofs
 from loyalty.rewards import routes as rewards
 from loyalty.rules import routes as rules
 from loyalty.tiers import routes as tiers
@@ -48,6 +49,7 @@ APIS: tuple[Api, ...] = (
     rewards.api,
     adjustments.api,
     transfers.api,
+    proofs.api,
     configuration.api,
     files.api,
     keys.api,

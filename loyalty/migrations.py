@@ -21,6 +21,7 @@ from loyalty.infra.http import idempotency
 from loyalty.infra.mongo import Mongo
 from loyalty.members import service as members
 from loyalty.programs import service as programs
+from loyalty.proofs import service as proofs
 from loyalty.rewards import service as rewards
 from loyalty.rules import drafts
 from loyalty.rules import service as rules
@@ -35,6 +36,7 @@ INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     ledger.INDEXES,
     members.INDEXES,
     programs.INDEXES,
+    proofs.INDEXES,
     rewards.INDEXES,
     rules.INDEXES,
     drafts.INDEXES,

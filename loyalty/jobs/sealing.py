@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -22,8 +23,11 @@ from loyalty.infra.http.model import format_instant
 from loyalty.infra.mongo import Mongo
 from loyalty.jobs.model import Work
 from loyalty.ledger.seal import Sealer
+from loyalty.ledger.verify import Witness
 
 _DAY = timedelta(days=1)
+
+log = structlog.get_logger(__name__)
 
 
 def seal_key(settings: Settings) -> Ed25519PrivateKey:
@@ -80,6 +84,18 @@ def write_daily_file(db: Mongo, key: Ed25519PrivateKey, folder: Path, day: date)
     content = orjson.dumps(_public(seal, key), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     _write_durably(path, content)
     return path
+
+
+def witnesses(storage: Path) -> list[Witness]:
+    """The seals that the daily files keep: the database must still have them as they were."""
+    found = []
+    for path in sorted((storage / "seals").glob("*.json")):
+        try:
+            kept = orjson.loads(path.read_bytes())
+            found.append(Witness(kept["number"], bytes.fromhex(kept["hash"]), f"the file {path}"))
+        except (OSError, ValueError, KeyError, TypeError):
+            log.warning("a file of a seal cannot be read", path=str(path))
+    return found
 
 
 def _midnight(day: date) -> datetime:

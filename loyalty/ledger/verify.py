@@ -44,7 +44,7 @@ _MOST_RANGES: Final = 4096
 _SEALS: Final = 500
 """Seals in a range: they are made every minute."""
 
-_DECODING: Final[CodecOptions[Document]] = CodecOptions(
+DECODING: Final[CodecOptions[Document]] = CodecOptions(
     # Damaged instants and texts become values that the checks find wrong, instead of an end of the reading.
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
     unicode_decode_error_handler="replace",
@@ -129,7 +129,7 @@ def verify(
     found = Verification()
     ranges = _ranges(db)
     processes = min(processes or os.cpu_count() or 1, len(ranges))
-    with _workers(db, uri if processes > 1 else None, processes) as run:
+    with _workers(db, uri if len(ranges) > 1 else None, processes) as run:
         parts = run(verify_range, ranges)
         _collect(found, parts, most_defects, progress)
         if seal_key is not None:
@@ -233,7 +233,7 @@ def _stream(collection: Collection[Document], bounds: Bounds, *, batch: int = _B
     if upper is not None:
         cursor.max([("_id", upper)])
     for raw in cursor:
-        yield from bson.decode_iter(cast(bytes, raw), _DECODING)  # one by one: memory that is still in the cache
+        yield from bson.decode_iter(cast(bytes, raw), DECODING)  # one by one: memory that is still in the cache
 
 
 # -- chains and the projection ----------------------------------------------------------------------------------------
@@ -322,7 +322,7 @@ class _Wallets:
     def _look_up(self) -> None:
         """Each wallet document must be the projection of the entry that it names."""
         numbers = [_named_entry(wallet) for wallet in self._apart]
-        ledger = self._db.ledger.with_options(codec_options=_DECODING)
+        ledger = self._db.ledger.with_options(codec_options=DECODING)
         entries = {entry["_id"]: entry for entry in ledger.find({"_id": {"$in": numbers}})} if numbers else {}
         for number, wallet in zip(numbers, self._apart, strict=True):
             self._judge(wallet, entries.get(number))
@@ -408,7 +408,7 @@ def _hashes(db: Mongo, numbers: Sequence[int]) -> dict[int, bytes]:
         wanted = {"_id": {"$in": list(numbers[start : start + _BATCH])}}
         for raw in db.ledger.find_raw_batches(wanted, {"hash": 1}):
             stored.update(
-                (entry["_id"], entry.get("hash", b"")) for entry in bson.decode_all(cast(bytes, raw), _DECODING)
+                (entry["_id"], entry.get("hash", b"")) for entry in bson.decode_all(cast(bytes, raw), DECODING)
             )
     return stored
 

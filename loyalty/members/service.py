@@ -240,6 +240,23 @@ def change(
     return _update(db, member, {} if expected_version is None else {"version": expected_version}, update)
 
 
+def freeze(db: Mongo, number: int, *, entry: str, why: str, at: datetime) -> bool:
+    """Let nothing be spent of the member `number`, whose `entry` is broken; False if that is so already, or nobody."""
+    mark = {"at": at, "entry": entry, "why": why}
+    result = db[COLLECTION].update_one(
+        {"_id": Int64(number), "frozen": None}, {"$set": {"frozen": mark, "updated_at": at}, "$inc": {"version": 1}}
+    )
+    return result.modified_count == 1
+
+
+def unfreeze(db: Mongo, member: Member, *, clock: Clock) -> Member:
+    """Let the member spend again. One that is not frozen stays as it is."""
+    if member.frozen is None:
+        return member
+    update: Document = {"$unset": {"frozen": ""}, "$set": {"updated_at": clock()}, "$inc": {"version": 1}}
+    return _update(db, member, {}, update)
+
+
 def add_identity(db: Mongo, member: Member, *, handle: str, clock: Clock) -> tuple[Member, bool]:
     """The member with the handle, and whether it is new. IdentityTaken when it is another member's."""
     if handle in member.handles:

@@ -25,7 +25,7 @@ from loyalty.ledger.entry import Draft, Head
 from loyalty.ledger.heads import head_lookup, head_of, read_heads
 from loyalty.ledger.state import HoldNotOpen, HoldTooSmall, InsufficientPoints, Refusal, State, fold
 from loyalty.members import service as members
-from loyalty.members.model import Member
+from loyalty.members.model import Member, SpendingFrozen
 from loyalty.points import model
 from loyalty.points.settling import Tiering
 from loyalty.programs.calendar import Calendar
@@ -39,6 +39,8 @@ _WORTH_READING_APART = 16
 
 _WORTH_LOOKING_FIRST = 100
 """A long batch may be a repetition after a lost answer: one question tells, and spares making entries in vain."""
+
+_SPENDING = frozenset({"spent", "held", "transferred"})
 
 Decide = Callable[[State, int, datetime], Draft]
 
@@ -244,7 +246,28 @@ def _operation(act: Act, known: tuple[Member, Head] | None, tierings: _Tierings)
         tiering = tierings.of(act.program, member, head.state)
         if tiering is not None:
             decide = _reviewing(decide, tiering)
+    if member.frozen is not None:
+        decide = _spending_nothing(decide, member.frozen)
     return Operation(act.program.id, member.number, *_asked(act), decide)
+
+
+def _spending_nothing(decide: Decide, frozen: Document) -> Decide:
+    """`decide`, for a member whose ledger is in doubt: nothing is spent, set aside or given away. Asked here, once for
+    every way in which points can leave."""
+
+    def draft(state: State, sequence: int, now: datetime) -> Draft:
+        made = decide(state, sequence, now)
+        if any(posting.target in _SPENDING for posting in made.postings):
+            raise Refused(
+                SpendingFrozen(
+                    f"The entry {frozen['entry']} does not verify. The operator looks at it, and then lets the member "
+                    "spend again.",
+                    entry=frozen["entry"],
+                )
+            )
+        return made
+
+    return draft
 
 
 def _reviewing(decide: Decide, tiering: Tiering) -> Decide:
