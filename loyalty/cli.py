@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -27,6 +27,8 @@ from loyalty.infra.problems import Problem
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from loyalty.configuration.differences import Difference
+    from loyalty.configuration.model import Configuration
     from loyalty.infra.mongo import Mongo
 
 
@@ -135,6 +137,11 @@ def main(ctx: click.Context) -> None:
       loyalty program create cdnow --name "CDNOW" --currency USD --timezone UTC
       loyalty key create cdnow --name till --scope events:write --scope members:read
     \b
+    Configuration as code:
+      loyalty program export sandbox > program.yaml      settings, rules, tiers, rewards
+      loyalty program plan cdnow program.yaml            what applying it would change
+      loyalty program apply cdnow program.yaml
+    \b
     Every day:
       loyalty status                                     numbers, jobs, peers
       loyalty ledger verify                              proof that nothing was changed
@@ -220,6 +227,100 @@ def program_create(
             )
         return
     click.echo(f"The program {program_id} was created.")
+
+
+@program.command("export")
+@click.argument("program_id", metavar="ID")
+@click.pass_obj
+def program_export(tool: Tool, program_id: str) -> None:
+    """Print all that decides points in the program ID as YAML: settings, rules, tiers, rewards.
+
+    Keep it under version control, compare it (`program plan`), or apply it to another program (`program apply`).
+    """
+    from loyalty.configuration import service
+
+    click.echo(service.to_yaml(service.present(tool.database(), program_id).configuration), nl=False)
+
+
+@program.command("plan")
+@click.argument("program_id", metavar="ID")
+@click.argument("file", type=click.File("rb"))
+@click.pass_obj
+def program_plan(tool: Tool, program_id: str, file: IO[bytes]) -> None:
+    """Show what applying FILE (- for standard input) to the program ID would change. Nothing happens."""
+    from loyalty.configuration import service
+
+    found = service.present(tool.database(), program_id)
+    wanted = service.parse(file.read())
+    service.check(found.program, wanted)
+    _print_differences(service.compare(found.configuration, wanted))
+
+
+@program.command("diff")
+@click.argument("before", type=click.File("rb"))
+@click.argument("after", type=click.File("rb"))
+def program_diff(before: IO[bytes], after: IO[bytes]) -> None:
+    """Show what differs between the files BEFORE and AFTER. Needs no server."""
+    from loyalty.configuration import service
+
+    _print_differences(service.compare(service.parse(before.read()), service.parse(after.read())))
+
+
+@program.command("apply")
+@click.argument("program_id", metavar="ID")
+@click.argument("file", type=click.File("rb"))
+@click.pass_obj
+def program_apply(tool: Tool, program_id: str, file: IO[bytes]) -> None:
+    """Make the program ID what FILE (- for standard input) says, and print what changed. Again changes nothing.
+
+    Parts that FILE does not have stay. Rules and tiers become new versions; what was awarded stays.
+    """
+    from loyalty.configuration import service
+
+    _apply(tool.database(), program_id, service.parse(file.read()))
+
+
+@program.command("promote")
+@click.argument("source", metavar="SANDBOX")
+@click.argument("target", metavar="LIVE")
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.pass_obj
+def program_promote(tool: Tool, source: str, target: str, dry_run: bool) -> None:
+    """Make the program LIVE what the program SANDBOX is, and print what changed.
+
+    Settings, rules, tiers and rewards are carried over; members and points are not.
+    """
+    from loyalty.configuration import service
+
+    db = tool.database()
+    tried = service.present(db, source).configuration
+    if dry_run:
+        found = service.present(db, target)
+        service.check(found.program, tried)
+        _print_differences(service.compare(found.configuration, tried))
+    else:
+        _apply(db, target, tried)
+
+
+def _apply(db: Mongo, program_id: str, wanted: Configuration) -> None:
+    from loyalty.configuration import service
+
+    found = service.present(db, program_id)
+    _, changed = service.apply(db, found, wanted, applied_by="command line", clock=system_clock)
+    _print_differences(changed)
+
+
+def _print_differences(found: Sequence[Difference]) -> None:
+    for difference in found:
+        click.echo(f"{difference.path}: {_shown(difference.before)} -> {_shown(difference.after)}")
+    if not found:
+        click.echo("No differences.")
+
+
+def _shown(value: object) -> str:
+    from loyalty.configuration.differences import ABSENT
+
+    return "absent" if value is ABSENT else orjson.dumps(value).decode()
 
 
 @main.group()
@@ -349,17 +450,24 @@ def ledger() -> None:
 
 @ledger.command("verify")
 @_progress_option
+@click.option("--processes", type=click.IntRange(1, 256), help="How many share the work. Default: one a processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def ledger_verify(tool: Tool, progress: bool | None, as_json: bool) -> None:
-    """Check every chain, posting, state, seal and wallet from the first entry. 1 when something is wrong."""
-    from loyalty.jobs.sealing import seal_key
+def ledger_verify(tool: Tool, progress: bool | None, processes: int | None, as_json: bool) -> None:
+    """Check every chain, posting, state, seal, sum and wallet from the first entry. 1 when something is wrong.
+
+    Seals must also be those that the daily files of the storage keep. Names the first broken entry of each chain.
+    """
+    from loyalty.jobs.sealing import seal_key, witnesses
     from loyalty.ledger.verify import verify
 
     db = tool.database()
     found = verify(
         db,
+        uri=tool.settings.mongo_uri.get_secret_value(),
+        processes=processes,
         seal_key=seal_key(tool.settings).public_key(),
+        witnesses=witnesses(tool.settings.storage_path),
         progress=_progress(progress, db.ledger.estimated_document_count()),
     )
     if as_json:
@@ -389,6 +497,15 @@ def ledger_rebuild(tool: Tool, progress: bool | None) -> None:
     click.echo(f"{count:,} wallets were rebuilt.")
 
 
+@ledger.command("key")
+@click.pass_obj
+def ledger_key(tool: Tool) -> None:
+    """Print the public key of this installation, with which anybody can check its seals and receipts. Publish it."""
+    from loyalty.jobs.sealing import seal_key
+
+    click.echo(seal_key(tool.settings).public_key().public_bytes_raw().hex())
+
+
 @ledger.command("seal")
 @click.pass_obj
 def ledger_seal(tool: Tool) -> None:
@@ -403,6 +520,62 @@ def ledger_seal(tool: Tool) -> None:
         click.echo(f"Seal {seal['_id']}: {seal['count']:,} entries, {bytes(seal['hash']).hex()}")
     if not made:
         click.echo("Nothing new to seal.")
+
+
+@main.group()
+def receipt() -> None:
+    """Receipts: proofs of single entries, which anybody can check without a server."""
+
+
+@receipt.command("verify")
+@click.argument("file", type=click.File("rb"))
+@click.option("--public-key", help="The installation's key in hexadecimal, as its operator has published it.")
+def receipt_verify(file: BinaryIO, public_key: str | None) -> None:
+    """Check the receipt in FILE (- for standard input), offline. 1 when it proves nothing.
+
+    Needs no settings and no database. GET /v1/entries/{entry}/receipt makes receipts. Without --public-key the receipt
+    is only consistent in itself: anybody can sign a ledger of his own. `loyalty ledger key` prints the key.
+    """
+    from loyalty.ledger.receipts import LONGEST, BadReceipt, check_receipt
+
+    trusted: bytes | None = None
+    if public_key is not None:
+        try:
+            trusted = bytes.fromhex(public_key)
+        except ValueError:
+            trusted = b""
+        if len(trusted) != 32:
+            raise click.UsageError("--public-key must be 64 hexadecimal digits, as `loyalty ledger key` prints them.")
+    try:
+        proven = check_receipt(file.read(LONGEST + 1), public_key=trusted)
+    except BadReceipt as bad:
+        raise Failed(f"The receipt proves nothing. {bad}") from None
+    for check in proven.checks:
+        click.echo(check)
+    click.echo("The receipt is good." if trusted else "The receipt is good if the key is.")
+
+
+@main.group()
+def member() -> None:
+    """Members of a program."""
+
+
+@member.command("unfreeze")
+@click.argument("program_id", metavar="PROGRAM")
+@click.argument("reference", metavar="MEMBER")
+@click.option("--reason", required=True, help="What was found out; kept with the violation.")
+@click.pass_obj
+def member_unfreeze(tool: Tool, program_id: str, reference: str, reason: str) -> None:
+    """Let MEMBER (mem_…, ext:…, card:…) of PROGRAM spend again, after the monitor has frozen the points.
+
+    First find out what happened to the entry that `loyalty ledger verify` names.
+    """
+    from loyalty.proofs import service
+
+    found = service.unfreeze(
+        tool.database(), program_id, reference, reason=reason, by="the command line", clock=system_clock
+    )
+    click.echo(f"{found.id} may spend again.")
 
 
 @main.group()

@@ -157,3 +157,38 @@ def test_help_teaches(run: Run) -> None:
     text = run("--help").stdout
     for command in ("migrate", "program", "key", "jobs", "ledger", "status", "openapi"):
         assert command in text
+
+
+RULES = """
+format: 1
+rules:
+  rules:
+    - {id: base, type: points_per_spend, points: 1, per: "1.00"}
+"""
+
+
+def test_a_sandbox_becomes_the_live_program(run: Run, tmp_path: Path) -> None:
+    run("migrate")
+    for name in ("bakery", "trial"):
+        run("program", "create", name, "--name", "Corner Bakery", "--currency", "USD")
+    planned = run("program", "plan", "trial", "-", stdin=RULES)
+    assert (planned.returncode, planned.stdout.startswith("/rules/rules: absent -> ")) == (0, True), planned.stderr
+    assert run("program", "plan", "trial", "-", stdin=RULES).stdout == planned.stdout
+    assert run("program", "apply", "trial", "-", stdin=RULES).stdout == planned.stdout
+    assert run("program", "apply", "trial", "-", stdin=RULES).stdout == "No differences.\n"
+    tried = run("program", "promote", "trial", "bakery", "--dry-run").stdout
+    assert "base" in tried
+    assert run("program", "promote", "trial", "bakery").stdout == tried
+    files = [tmp_path / "trial.yaml", tmp_path / "bakery.yaml"]
+    for file in files:
+        file.write_text(run("program", "export", file.stem).stdout)
+    assert run("program", "diff", *map(str, files)).stdout == "No differences.\n"
+
+
+def test_a_document_that_cannot_be_applied_is_refused_with_every_reason(run: Run) -> None:
+    run("migrate")
+    run(*BAKERY)
+    refused = run("program", "apply", "bakery", "-", stdin=RULES.replace("points: 1", "points: 0").replace("1.00", "x"))
+    assert refused.returncode == 1
+    assert "/rules/rules/0/points" in refused.stderr
+    assert "/rules/rules/0/per" in refused.stderr
