@@ -530,7 +530,7 @@ def receipt() -> None:
 @receipt.command("verify")
 @click.argument("file", type=click.File("rb"))
 @click.option("--public-key", help="The installation's key in hexadecimal, as its operator has published it.")
-def receipt_verify(file: BinaryIO, public_key: str | None) -> None:
+def receipt_verify(file: IO[bytes], public_key: str | None) -> None:
     """Check the receipt in FILE (- for standard input), offline. 1 when it proves nothing.
 
     Needs no settings and no database. GET /v1/entries/{entry}/receipt makes receipts. Without --public-key the receipt

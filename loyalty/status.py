@@ -20,6 +20,8 @@ from loyalty.jobs.service import list_jobs
 from loyalty.ledger.entry import SEQUENCE_BITS
 from loyalty.ledger.movements import due
 from loyalty.ledger.state import State, fold
+from loyalty.proofs import service as proofs
+from loyalty.proofs.model import violation_json
 
 _BATCH = 1000
 
@@ -41,6 +43,7 @@ def gather(settings: Settings, db: Mongo, *, now: datetime) -> dict[str, Any]:
             "entries": db.ledger.estimated_document_count(),
             "points_available": points_available(db, now=now),
             "last_seal": _last_seal(db),
+            "violations": [violation_json(found) for found in proofs.open_violations(db)],
             "jobs": [asdict(job) for job in list_jobs(db, now=now)],
         }
     except PyMongoError as error:
@@ -119,6 +122,11 @@ def _problems(status: dict[str, Any]) -> Iterator[str]:
         yield f"{storage['path']} cannot be written by this user. Check its owner and mount options."
     elif storage["free_bytes"] * 10 < storage["total_bytes"]:
         yield f"{storage['path']} is over 90 % full. Make room or enlarge it."
+    for violation in status.get("violations", []):
+        yield (
+            f"The entry {violation['entry']} does not verify: {violation['what']}. {violation['member']} can spend "
+            "nothing. See: loyalty ledger verify; then loyalty member unfreeze"
+        )
     for job in status.get("jobs", []):
         if job["state"] == "failed":
             yield f"The job {job['name']} failed: {job['last_error']}. See: journalctl -u loyalty-jobs"

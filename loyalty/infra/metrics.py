@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.multiprocess import MultiProcessCollector
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -17,6 +25,11 @@ _SECONDS = Histogram(
     "Time from the first byte of the request to the answer.",
     ["route"],
     buckets=(0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+_VIOLATIONS = Gauge(
+    "loyalty_ledger_violations",
+    "Entries that do not verify and that nobody has resolved.",
+    multiprocess_mode="mostrecent",
 )
 
 
@@ -37,6 +50,11 @@ class RequestMetrics:
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"})
+
+
+def set_violations(count: int) -> None:
+    """How many entries do not verify, as the database says now."""
+    _VIOLATIONS.set(count)
 
 
 def exposition() -> bytes:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import orjson
 from apiflask import APIBlueprint
 from flask import Response, current_app, request
+from pymongo.errors import PyMongoError
 
 from loyalty.infra import metrics
 from loyalty.infra.health import readiness, version
 from loyalty.infra.http.endpoint import EXTENSION, Wiring
+from loyalty.proofs.service import count_open_violations
 
 operations = APIBlueprint("operations", __name__, enable_openapi=False)
 
@@ -38,6 +42,8 @@ def show_version() -> Response:
 @operations.get("/metrics")
 def show_metrics() -> Response:
     """Prometheus metrics. NGINX refuses this path from outside."""
+    with suppress(PyMongoError):  # while the database is away, the last count stands
+        metrics.set_violations(count_open_violations(_wiring().services.db))
     return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
 
 
