@@ -266,16 +266,17 @@ def record_values(
 
 
 def _waves(facts: Mapping[int, Fact]) -> Iterable[dict[int, Fact]]:
-    """The facts in the fewest groups in which nobody's event comes before one that the batch has before it, and an
-    event that refers to another one comes after it."""
+    """The facts in groups to be recorded one after the other: nobody's event comes before one that the batch has before
+    it, and an event that refers to another one comes in a later group."""
     waves: dict[int, dict[int, Fact]] = {}
-    reached: dict[str, int] = {}
+    members: dict[str, int] = {}
+    told: dict[Reference, int] = {}
     for place, fact in facts.items():
         member = fact.event.member.reference()
-        number = reached.get(member, 0)
+        number = members.get(member, 0)
         if fact.refers_to is not None:
-            number += 1
-        reached[member] = number
+            number = max(number, told.get(fact.refers_to, 0)) + 1
+        members[member] = told[fact.event.source, fact.event.id] = number
         waves.setdefault(number, {})[place] = fact
     return [waves[number] for number in sorted(waves)]
 
