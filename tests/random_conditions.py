@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -37,6 +38,7 @@ _VALUES: dict[Kind, list[Any]] = {
 }
 
 
+@cache
 def paths(over: Scope) -> list[tuple[str, Kind]]:
     """Every field of the scope with its type."""
     roots = {"event": ("event", "order", "payments", "member", "time", "counters")}.get(over, (over,))
@@ -65,6 +67,7 @@ def comparisons(draw: st.DrawFn, over: Scope) -> Tree:
     return {"field": field, "op": operator, "value": draw(_operand(operator, kind, values))}
 
 
+@cache
 def _of_any_type(operator: Operator) -> st.SearchStrategy[st.SearchStrategy[Any]]:
     texts, integers, booleans = st.sampled_from(TEXTS), st.sampled_from(INTEGERS), st.booleans()
     if operator in ("contains", "starts_with", "ends_with"):
@@ -89,6 +92,7 @@ def _operand(operator: Operator, kind: Kind, values: st.SearchStrategy[Any]) -> 
     return pairs.map(sorted)
 
 
+@cache
 def _leaves(over: Scope) -> st.SearchStrategy[Tree]:
     if over != "event":
         return comparisons(over)
@@ -120,6 +124,7 @@ def _leaves(over: Scope) -> st.SearchStrategy[Tree]:
     return comparisons(over) | comparisons(over) | lines | within | recurs
 
 
+@cache
 def trees(over: Scope = "event", *, most: int = 8) -> st.SearchStrategy[Tree]:
     """Trees in the JSON form with about `most` comparisons."""
     return st.recursive(
