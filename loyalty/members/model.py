@@ -83,7 +83,8 @@ def handle(kind: str, value: str) -> str:
 class Member:
     """A member as the rest of the application uses it.
 
-    `absorbed` are the numbers of those who were merged into it; `found` holds what a caller's own stages added.
+    `absorbed` are the numbers of those who were merged into it, `merged_into` is the number of whom it was merged into;
+    `found` holds what a caller's own stages added.
     """
 
     number: int
@@ -95,6 +96,7 @@ class Member:
     updated_at: datetime
     version: int
     absorbed: tuple[int, ...] = ()
+    merged_into: int | None = None
     found: dict[str, Any] = field(default_factory=dict)
     frozen: dict[str, Any] | None = None
     """Since when (`at`), by which entry (`entry`) and why (`why`) nothing can be spent; None for nearly everybody."""
@@ -131,6 +133,7 @@ class Member:
             updated_at=document.pop("updated_at"),
             version=document.pop("version"),
             absorbed=tuple(document.pop("absorbed", ())),
+            merged_into=document.pop("merged_into", None),
             frozen=document.pop("frozen", None),
             found=document,
         )

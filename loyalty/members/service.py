@@ -10,6 +10,7 @@ from typing import Any
 
 from bson.int64 import Int64
 from pymongo import ASCENDING, IndexModel, ReturnDocument
+from pymongo.client_session import ClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from loyalty.infra.clock import Clock
@@ -36,6 +37,7 @@ INDEXES = {
         IndexModel([("program", ASCENDING), ("handles", ASCENDING)], name="handles", unique=True),
         IndexModel([("program", ASCENDING), ("_id", ASCENDING)], name="program"),
         IndexModel([("program", ASCENDING), ("status", ASCENDING), ("_id", ASCENDING)], name="status"),
+        IndexModel("absorbed", name="absorbed", sparse=True),
     ],
     COUNTERS: [],
 }
@@ -76,6 +78,7 @@ def resolve(
 ) -> dict[str, Member]:
     """The members behind references in normal form, in one query. Unknown ones are absent.
 
+    The id of a member who was merged into another one means that other one, which takes a second query.
     `stages` are appended to the aggregation; what they add is in `Member.found`.
     """
     numbers = {text: number for text in handles if (number := member_number(text)) is not None}
@@ -84,6 +87,7 @@ def resolve(
     by_number: Document = {"_id": {"$in": list(numbers.values())}, "program": program_id}
     match = by_handle if not numbers else by_number if not others else {"$or": [by_handle, by_number]}
     found: dict[str, Member] = {}
+    moved: dict[int, str] = {}
     wanted = set(others)
     ids = {number: text for text, number in numbers.items()}
     for document in db[COLLECTION].aggregate([{"$match": match}, *stages]):
@@ -92,8 +96,14 @@ def resolve(
             if name in wanted:
                 found[name] = member
         text = ids.get(member.number)
-        if text is not None:
+        if text is not None and member.merged_into is None:
             found[text] = member
+        elif text is not None:
+            moved[member.number] = text
+    if moved:
+        for document in db[COLLECTION].aggregate([{"$match": {"absorbed": {"$in": list(moved)}}}, *stages]):
+            member = Member.from_document(document)
+            found.update({moved[number]: member for number in member.absorbed if number in moved})
     return found
 
 
@@ -110,7 +120,7 @@ def list_members(
     db: Mongo, program_id: str, *, limit: int, after: int | None, status: str | None = None, query: str | None = None
 ) -> list[Member]:
     """Up to `limit` members in the order of their numbers, beginning after the number `after`."""
-    wanted: Document = {"program": program_id}
+    wanted: Document = {"program": program_id, "merged_into": None}
     if after is not None:
         wanted["_id"] = {"$gt": after}
     if status is not None:
@@ -279,6 +289,37 @@ def remove_identity(db: Mongo, member: Member, *, handle: str, clock: Clock) -> 
         return _update(db, member, {"handles": handle, "handles.1": {"$exists": True}}, update)
     except PreconditionFailed:
         raise LastIdentity("Add another identity to the member before removing this one.") from None
+
+
+def absorb(db: Mongo, gone: Member, stays: Member, *, now: datetime, session: ClientSession) -> None:
+    """Let every reference to `gone` mean `stays`: its id, its external id and all its identities. Nothing else of the
+    person moves.
+
+    TooManyIdentities; PreconditionFailed when one of them has changed since it was read.
+    """
+    handles = [*stays.handles, *gone.handles]
+    if len(handles) > MOST_HANDLES:
+        raise TooManyIdentities(
+            f"Together they have {len(handles)} identities, and a member has at most {MOST_HANDLES}."
+        )
+    closing: Document = {
+        # A handle that no reference can name, as none at all would be a value that only one member can have.
+        "handles": [f"merged:{gone.id}"],
+        "status": "blocked",
+        "merged_into": Int64(stays.number),
+        "updated_at": now,
+    }
+    numbers = [Int64(number) for number in (*stays.absorbed, gone.number, *gone.absorbed)]
+    going_on: Document = {"handles": handles, "absorbed": numbers, "updated_at": now}
+    for member, setting in ((gone, closing), (stays, going_on)):
+        update: Document = {"$set": setting, "$inc": {"version": 1}}
+        if member is gone:
+            update["$unset"] = {"absorbed": ""}
+        changed = db[COLLECTION].update_one(
+            {"_id": Int64(member.number), "program": member.program, "version": member.version}, update, session=session
+        )
+        if not changed.modified_count:
+            raise PreconditionFailed(f"The member {member.id} has changed since it was read. Read it again.")
 
 
 def _update(db: Mongo, member: Member, condition: Document, update: Document) -> Member:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Final
 
 from pymongo.client_session import ClientSession
 
@@ -42,6 +43,9 @@ _WORTH_LOOKING_FIRST = 100
 
 _SPENDING = frozenset({"spent", "held", "transferred"})
 
+CLOSED: Final = "merged"
+"""The facet that closes a chain: its member was merged into another one."""
+
 Decide = Callable[[State, int, datetime], Draft]
 
 
@@ -51,6 +55,10 @@ class Refused(Refusal):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
+
+
+class MergedMeanwhile(Unavailable):
+    """The member was merged into another one after it was looked up. Nothing happened; again, it is the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,16 @@ def perform(db: Mongo, acts: Sequence[Act], *, clock: Clock) -> list[Done | Prob
 
     An exception of the driver leaves open what was done; the same acts may then be performed again.
     """
+    results = _perform(db, acts, clock)
+    moved = [place for place, result in enumerate(results) if isinstance(result, MergedMeanwhile)]
+    if moved:
+        for place, result in zip(moved, _perform(db, [acts[place] for place in moved], clock), strict=True):
+            results[place] = result
+    return results
+
+
+def _perform(db: Mongo, acts: Sequence[Act], clock: Clock) -> list[Done | Problem]:
+    """One round of `perform`, by whom the references mean at its beginning."""
     results: list[Done | Problem | None] = [None] * len(acts)
     if len(acts) >= _WORTH_LOOKING_FIRST:
         for place, outcome in ledger.find_done(
@@ -246,9 +264,21 @@ def _operation(act: Act, known: tuple[Member, Head] | None, tierings: _Tierings)
         tiering = tierings.of(act.program, member, head.state)
         if tiering is not None:
             decide = _reviewing(decide, tiering)
+    decide = _in_an_open_chain(decide)
     if member.frozen is not None:
         decide = _spending_nothing(decide, member.frozen)
     return Operation(act.program.id, member.number, *_asked(act), decide)
+
+
+def _in_an_open_chain(decide: Decide) -> Decide:
+    """`decide`, unless its member was merged into another one after it was looked up."""
+
+    def draft(state: State, sequence: int, now: datetime) -> Draft:
+        if CLOSED in state.facets:
+            raise Refused(MergedMeanwhile("The member was merged into another one just now. Send the request again."))
+        return decide(state, sequence, now)
+
+    return draft
 
 
 def _spending_nothing(decide: Decide, frozen: Document) -> Decide:

@@ -52,7 +52,7 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _DAY: Final = timedelta(days=1)
 _LIFETIME_KEY: Final = 0
 
-Reason = Literal["reached", "fell", "locked", "scheme"]
+Reason = Literal["reached", "fell", "locked", "scheme", "merged"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +268,30 @@ def release(
     return tier.document(), tier.transitions
 
 
+def merge(
+    facet: Document | None,
+    other: Document | None,
+    scheme: Scheme,
+    calendar: Calendar,
+    now: datetime,
+    *,
+    joined_on: date,
+    others_joined_on: date,
+    state: State,
+) -> tuple[Document, list[Transition]]:
+    """The facet of the member of `facet` and of another one who turn out to be one: what both counted, and the better
+    of their levels, which then goes by the reviews of the first. `state` has the wallets of both."""
+    tier = _settled(facet, scheme, calendar, now, joined_on, state)
+    if other is None:
+        return tier.document(), tier.transitions
+    gone = _settled(other, scheme, calendar, now, others_joined_on, state)
+    if not tier.scheme.looks_at_balance and tier.basis == gone.basis:
+        for key, value in zip(gone.keys, gone.values, strict=True):
+            add(tier.keys, tier.values, key, value)
+    tier.join(gone, now)
+    return tier.document(), tier.transitions
+
+
 def _amount(basis: Basis, earned: Mapping[str, int], spend: int, visits: int) -> int:
     """What of a fact counts."""
     if basis.type == "earned":
@@ -472,6 +496,14 @@ class _Tier:
     def release(self, now: datetime) -> None:
         """The level may fall again."""
         self.locked = False
+        self._plan(now)
+
+    def join(self, other: _Tier, now: datetime) -> None:
+        """The member is also the one of `other`, whose series was added."""
+        self.locked = self.locked or other.locked
+        if other.rank > self.rank:
+            self._move(now, other.rank, "merged", self.value(now))
+        self._evaluate(now, review=False)
         self._plan(now)
 
     def project(self, now: datetime) -> tuple[int, datetime | None, int]:

@@ -210,7 +210,7 @@ class TierChangeOut(Out):
     level_before: str = Field(alias="from", description="The level before.", examples=["silver"])
     level_after: str = Field(alias="to", description="The level after.", examples=["gold"])
     reason: str = Field(
-        description="`reached` the threshold, `fell` after a review, `locked` by hand, or a new `scheme`.",
+        description="`reached` the threshold, `fell` after a review, `locked` by hand, a new `scheme`, or `merged`.",
         examples=["reached"],
     )
     value: int | str = Field(description="What counted then.", examples=[512])
