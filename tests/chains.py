@@ -45,7 +45,7 @@ def fill(db: Mongo, *, members: int, length: int, seed: int = 1, first: int = 1)
 
 def make(*, members: int, length: int, seed: int = 1, first: int = 1) -> Iterator[Document]:
     """The entries, members in pairs that transfer to each other."""
-    random_ = random.Random(seed)
+    random_ = random.Random(f"{seed} {first}")
     for number in range(first, first + members, 2):
         pair = _Pair(random_, number)
         # Every kind once, as far as the member's state allows it, then as they come.

@@ -105,8 +105,8 @@ def _first_broken(run: Sequence[int], entries: dict[int, Document]) -> tuple[int
 
 
 def _next_part(db: Mongo, member: int) -> tuple[int | None, int | None]:
-    """The bounds of the chains after `member` that the patrol checks now; open at both ends of the ledger."""
-    lower = Int64((member + 1) << SEQUENCE_BITS) if member else None
+    """The bounds of the chains from `member` on that the patrol checks now; open at both ends of the ledger."""
+    lower = Int64(member << SEQUENCE_BITS) if member else None
     far = db.ledger.find_one(
         {"_id": {"$gte": lower or Int64(0)}}, {"_id": 1}, sort=[("_id", 1)], skip=_PATROL, hint=[("_id", 1)]
     )
