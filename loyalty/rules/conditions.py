@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
+from itertools import islice
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
@@ -43,6 +44,8 @@ from loyalty.rules.recurrence import LONGEST_RULE, Recurrence, parse_recurrence
 
 DEEPEST: Final = 12
 MOST_NODES: Final = 200
+MOST_RECURRENCES: Final = 10  # each one may cost a look at ten years of days when it is checked
+MOST_DEFECTS: Final = 20  # of one condition; a list longer than this helps nobody
 _LARGEST: Final = 2**53 - 1
 
 Predicate = Callable[[Facts], bool]
@@ -128,9 +131,13 @@ def _node(value: Any, _: Any) -> Any:
 
 def _require_bounds(value: Any) -> None:
     """Refuses, before anything is read, what is nested too deeply or has too many parts."""
-    count, level = 0, [value]
+    count, recurrences, level = 0, 0, [value]
     for _ in range(DEEPEST):
         count += len(level)
+        recurrences += sum(isinstance(each, dict) and "recurs" in each for each in level)
+        if recurrences > MOST_RECURRENCES:
+            text = "A condition has at most {most} recurrences. One may name several days: BYDAY=MO,FR"
+            raise PydanticCustomError("too_long", text, {"most": MOST_RECURRENCES})
         level = [below for each in level for below in _nodes(each)]
         if count + len(level) > MOST_NODES:
             text = "A condition has at most {most} parts. Compare with a list of values, with in"
@@ -270,13 +277,13 @@ def read_moment(text: str) -> date | datetime:
 
 
 def check(condition: Condition, over: Scope = "event", *, currency: str | None = None) -> list[dict[str, str]]:
-    """Everything that is wrong with the condition, as `{pointer, code, detail}`; the pointers begin at it.
+    """What is wrong with the condition, as `{pointer, code, detail}`; the pointers begin at it. The first 20 defects.
 
     With the program's `currency`, amounts are checked for its decimals too. What has no defects can be compiled.
     """
     return [
         {"pointer": pointer(path), "code": code, "detail": detail}
-        for path, code, detail in _defects(condition, over, currency, ())
+        for path, code, detail in islice(_defects(condition, over, currency, ()), MOST_DEFECTS)
     ]
 
 

@@ -8,6 +8,7 @@ days before; they are counted once a year.
 from __future__ import annotations
 
 import re
+from calendar import isleap, monthrange
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -62,7 +63,7 @@ class Recurrence:
 
     def _candidate(self, day: date) -> bool:
         """Whether the rule names the day, COUNT and UNTIL aside."""
-        if not self._named(day) or self._periods_since_start(day) % self.interval:
+        if (self.interval > 1 and self._periods_since_start(day) % self.interval) or not self._named(day):
             return False
         return not self.by_position or day in _chosen(self, *self._period(day))
 
@@ -70,13 +71,15 @@ class Recurrence:
         """Whether every BY part lets the day through; the start stands in where the rule leaves a part out."""
         if self.by_month and day.month not in self.by_month:
             return False
-        year_end = date(day.year, 12, 31).timetuple().tm_yday
-        year_day = day.timetuple().tm_yday
-        if self.by_year_day and year_day not in self.by_year_day and year_day - year_end - 1 not in self.by_year_day:
-            return False
-        month_end = (shift(day.replace(day=1), months=1) - _DAY).day
-        if self.by_month_day and not {day.day, day.day - month_end - 1} & set(self.by_month_day):
-            return False
+        if self.by_month_day:
+            from_end = day.day - monthrange(day.year, day.month)[1] - 1
+            if day.day not in self.by_month_day and from_end not in self.by_month_day:
+                return False
+        if self.by_year_day:
+            number = day.timetuple().tm_yday
+            from_end = number - (366 if isleap(day.year) else 365) - 1
+            if number not in self.by_year_day and from_end not in self.by_year_day:
+                return False
         if self.by_week and not self._in_week(day):
             return False
         if self.by_day:

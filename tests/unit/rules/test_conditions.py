@@ -20,7 +20,9 @@ from loyalty.infra.http.model import Body
 from loyalty.programs.calendar import Calendar
 from loyalty.rules.conditions import (
     DEEPEST,
+    MOST_DEFECTS,
     MOST_NODES,
+    MOST_RECURRENCES,
     Condition,
     check,
     compile_condition,
@@ -459,6 +461,10 @@ def test_depth_and_size_are_bounded() -> None:
     assert refusals({"not": tree}) == [("/when", "too_deep")]
     assert refusals({"all": [leaf] * (MOST_NODES - 1)}) == []
     assert refusals({"all": [leaf] * MOST_NODES}) == [("/when", "too_long")]
+    daily = {"recurs": "FREQ=DAILY", "from": "2026-01-01"}
+    assert refusals({"all": [daily] * MOST_RECURRENCES}) == []
+    assert refusals({"all": [daily] * (MOST_RECURRENCES + 1)}) == [("/when", "too_long")]
+    assert len(refusals({"all": [{"field": "x", "op": "exists"}] * 100})) == MOST_DEFECTS
 
 
 def test_hostile_trees_are_refused_at_once() -> None:
