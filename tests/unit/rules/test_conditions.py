@@ -331,7 +331,8 @@ def test_hours_may_run_over_midnight() -> None:
 
 
 def test_the_cheapest_line_is_that_with_the_lowest_price_a_piece() -> None:
-    lines = (Line("a", 999, 3), Line("b", 334, 1), Line("c", 666, 2))  # 3.33 each, 3.34, 3.33 each
+    """The first of equals, and compared exactly."""
+    lines = (Line("a", 999, 3), Line("b", 334, 1), Line("c", 666, 2), Line("d", 668, 2), Line("e", 1001, 3))
     cheapest = {"lines": "cheapest", "where": {"field": "line_id", "op": "=", "value": "a"}}
     dearest = {"lines": "most_expensive", "where": {"field": "line_id", "op": "=", "value": "b"}}
     assert holds({"all": [cheapest, dearest]}, purchase(lines=lines))
