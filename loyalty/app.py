@@ -11,6 +11,7 @@ from loyalty import __version__
 from loyalty.adjustments import routes as adjustments
 from loyalty.auth import routes as keys
 from loyalty.auth.service import authenticate
+from loyalty.backtests import routes as backtests
 from loyalty.config import Settings, load_settings
 from loyalty.configuration import routes as configuration
 from loyalty.events import routes as events
@@ -42,6 +43,7 @@ APIS: tuple[Api, ...] = (
     programs.api,
     members.api,
     rules.api,
+    backtests.api,
     tiers.api,
     events.api,
     points.api,

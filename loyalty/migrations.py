@@ -15,6 +15,7 @@ from pymongo.errors import CollectionInvalid
 from loyalty import jobs, ledger
 from loyalty.adjustments import service as adjustments
 from loyalty.auth import service as auth
+from loyalty.backtests import service as backtests
 from loyalty.files import service as files
 from loyalty.infra.clock import Clock
 from loyalty.infra.http import idempotency
@@ -30,6 +31,7 @@ from loyalty.tiers import service as tiers
 INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     adjustments.INDEXES,
     auth.INDEXES,
+    backtests.INDEXES,
     files.INDEXES,
     idempotency.INDEXES,
     jobs.INDEXES,

@@ -93,9 +93,9 @@ def terms(
 
 @dataclass
 class Replayed:
-    """What came of a replay. By wallet: points `issued`, `available`, `pending` and `expired` at the end of the history.
+    """What came of a replay. By wallet: points `issued` in all, and those `available`, `pending` and `expired` at its end.
 
-    `levels` counts the members on each level then, `moves` the changes of level, `cut` the purchases that a cap reduced.
+    `levels` counts the members on each level then, `moves` the changes of level, `cut` the purchases that a cap cut.
     """
 
     purchases: int = 0

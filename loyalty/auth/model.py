@@ -15,6 +15,7 @@ Scope = Literal[
     "adjustments:approve",
     "adjustments:read",
     "adjustments:write",
+    "backtests:write",
     "configuration:read",
     "configuration:write",
     "events:write",

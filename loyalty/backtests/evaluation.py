@@ -180,9 +180,8 @@ class _History:
             # What an award says of its tier is a text; what an entry says of the changes of a tier is a list of them.
             for change in evidence.get("tier", ()):
                 self._totals.add(1, "moves", change["from"], change["to"], REAL)
-        facet = entry["state"].get("facets")
-        if facet:
-            self._real_tier = facet.get(TIER, self._real_tier)
+        if "state" in entry:
+            self._real_tier = entry["state"].get("facets", {}).get(TIER, self._real_tier)
         if self._balance:
             self._settle(now)
 
@@ -209,7 +208,8 @@ class _History:
             self._compare()
 
     def _compare(self) -> None:
-        totals, segments = self._totals, tuple([self._segment(name) for name in self._plan.segments])
+        totals = self._totals
+        segments = tuple([totals.value(name, self._segment(name)) for name in self._plan.segments])
         for wallet, (draft, real) in self._issued.items():
             difference = draft - real
             totals.differ(wallet, Difference(difference, self._person.number, draft, real, segments))
@@ -240,7 +240,9 @@ class _History:
             if source == "issuance":
                 begins = posting.get("activates_at")
                 self._real.add(wallet, points, begins, ends, posting["lot"])
-                if not decided:
+                if decided:
+                    self._issue(wallet, points, REAL)
+                else:
                     self._draft.add(wallet, points, begins, ends, posting["lot"])
             elif target == "expired":
                 if ends is None or ends > entry["recorded_at"]:  # it lapsed, or was forfeited
@@ -278,10 +280,6 @@ class _History:
             totals.add(line["points"], "rules", line["rule"], line["wallet"], REAL)
             if "wanted" in line:
                 _note_cap(totals, line["rule"], line["reason"], line["wanted"] - line["points"], REAL)
-        # Entries of earlier releases have no credits: what a line says entered its wallet.
-        for credit in award["credits"] if "credits" in award else () if "passed" in award else award["lines"]:
-            if credit["points"]:
-                self._issue(credit["wallet"], credit["points"], REAL)
 
     # -- what the draft decides ---------------------------------------------------------------------------------------
 

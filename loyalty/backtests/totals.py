@@ -14,6 +14,9 @@ REAL: Final = "real"
 MOST_NAMED: Final = 10
 """How many members are named at either end of each wallet."""
 
+MOST_VALUES: Final = 1000
+OTHER: Final = "other"
+
 
 class Difference(NamedTuple):
     """What one member got in one wallet. The order of differences is by `points`, then by member."""
@@ -32,6 +35,17 @@ class Totals:
     sums: dict[Key, int] = field(default_factory=dict)
     winners: dict[str, list[Difference]] = field(default_factory=dict)
     losers: dict[str, list[Difference]] = field(default_factory=dict)
+    _values: dict[str, set[str]] = field(default_factory=dict)
+
+    def value(self, segment: str, value: str) -> str:
+        """The value of a segment; of one that tells nearly every member apart, only the first ones."""
+        known = self._values.setdefault(segment, set())
+        if value in known:
+            return value
+        if len(known) >= MOST_VALUES:
+            return OTHER
+        known.add(value)
+        return value
 
     def add(self, points: int, *key: str) -> None:
         """So much more of that."""
