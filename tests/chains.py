@@ -24,6 +24,10 @@ KINDS = (
     *("activate", "tier", "merge"),
 )
 _LIKELY = (30, 4, 3, 2, 1, 1, 3, 1, 1, 2, 2, 1, 1, 1)
+_OPENING = (
+    *("adjust", "earn", "earn", "earn", "earn", "spend", "hold", "capture", "hold", "void", "cancel", "refund", "park"),
+    *("transfer", "settle", "activate", "tier", "merge"),
+)
 _BATCH = 1000
 
 
@@ -48,11 +52,11 @@ def make(*, members: int, length: int, seed: int = 1, first: int = 1) -> Iterato
     random_ = random.Random(f"{seed} {first}")
     for number in range(first, first + members, 2):
         pair = _Pair(random_, number)
-        # Every kind once, as far as the member's state allows it, then as they come.
-        wanted = [*KINDS[:3], "earn", *KINDS[3:]][: 2 * length]
-        wanted += random_.choices(KINDS, _LIKELY, k=max(0, 2 * length - len(wanted)))
-        for kind in wanted:
-            yield from pair.act(kind)
+        # Every kind once with one of the two, as far as its state allows it, then as they come.
+        for kind in _OPENING[:length]:
+            yield from pair.act(kind, 0)
+        for kind in random_.choices(KINDS, _LIKELY, k=max(0, 2 * length - len(_OPENING))):
+            yield from pair.act(kind, random_.randrange(2))
 
 
 class _Pair:
@@ -63,10 +67,9 @@ class _Pair:
         self.heads = [Head.empty(number), Head.empty(number + 1)]
         self.now = BEGIN
 
-    def act(self, kind: str) -> list[Document]:
+    def act(self, kind: str, giver: int) -> list[Document]:
         """The entries of one act: one, two that belong together, or none if the state does not allow it."""
         self.now += timedelta(hours=self.random.randrange(60), seconds=self.random.randrange(3600))
-        giver = self.random.randrange(2) if kind != "transfer" else 0
         try:
             if kind != "transfer":
                 return [self._append(giver, kind, self.random.randrange(1, 200))]

@@ -249,7 +249,7 @@ def verify_range(db: Mongo, bounds: Bounds) -> Verification:
     for entry in _stream(db.ledger, bounds):
         found.entries += 1
         number = entry["_id"]
-        if type(number) is not Int64:
+        if type(number) is not Int64 or number < 1 << SEQUENCE_BITS:
             found.defects.append(Defect(f"ledger {number!r:.40}", "its _id is not that of an entry"))
             continue
         if member_of(number) != chain.member:
