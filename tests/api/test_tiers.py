@@ -73,7 +73,7 @@ class TestSchemes:
             "downgrade": {"to": "half", "grace_days": -1},
         }
         found = set(defects(publish(api, scheme)))
-        assert {"/basis", "/window/rolling", "/levels/0/id", "/levels/0/name", "/levels/0/earn_multiplier"} <= found
+        assert {"/basis", "/window", "/levels/0/id", "/levels/0/name", "/levels/0/earn_multiplier"} <= found
         assert {"/downgrade/to", "/downgrade/grace_days"} <= found
         assert any(pointer.startswith("/levels/0/threshold") for pointer in found)
 
