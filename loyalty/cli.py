@@ -323,6 +323,83 @@ def _shown(value: object) -> str:
     return "absent" if value is ABSENT else orjson.dumps(value).decode()
 
 
+@main.command("backtest")
+@click.argument("program_id", metavar="PROGRAM")
+@click.option("--rules", "rules_file", type=click.File("rb"), required=True, help="The rules to try, YAML or JSON.")
+@click.option("--tiers", "tiers_file", type=click.File("rb"), help="Other tiers to try with them.")
+@click.option("--from", "start", help="Events that occurred from this instant on. Default: the first.")
+@click.option("--to", "end", help="Events that occurred before this instant. Default: now.")
+@click.option(
+    "--clock",
+    type=click.Choice(["recorded", "occurred"]),
+    default="recorded",
+    show_default=True,
+    help="Whether events are decided when they were recorded, or as if each had been told at once.",
+)
+@click.option("--segment", "segments", multiple=True, help="tier, status, language or attributes.<name>. Repeat it.")
+@click.option("--processes", type=click.IntRange(1, 256), help="How many share the work. Default: one a processor.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_obj
+def backtest(
+    tool: Tool,
+    program_id: str,
+    rules_file: IO[bytes],
+    tiers_file: IO[bytes] | None,
+    start: str | None,
+    end: str | None,
+    clock: str,
+    segments: tuple[str, ...],
+    processes: int | None,
+    as_json: bool,
+) -> None:
+    """Try rules on what happened in PROGRAM, and print what they would have given beside what was given.
+
+    Instants are RFC 3339, such as 2026-01-01T00:00:00Z. Nothing is changed, and nothing is kept.
+    """
+    import os
+
+    from pydantic import ValidationError
+
+    from loyalty.backtests import service
+    from loyalty.backtests.model import NewBacktest
+    from loyalty.backtests.report import lines_of
+    from loyalty.configuration import text
+    from loyalty.programs import service as programs
+
+    wanted = {
+        "rules": text.read(rules_file.read()),
+        "tiers": text.read(tiers_file.read()) if tiers_file else None,
+        "from": start,
+        "to": end,
+        "clock": clock,
+        "segments": list(segments) or ["tier"],
+    }
+    try:
+        body = NewBacktest.model_validate_json(orjson.dumps(wanted))
+    except ValidationError as error:
+        told = [f"{'/'.join(map(str, defect['loc']))}: {defect['msg']}" for defect in error.errors(include_url=False)]
+        raise click.UsageError("\n".join(told)) from None
+    db = tool.database()
+    spec = service.spec_of(db, programs.read(db, program_id), body, now=system_clock())
+    terminal = sys.stderr.isatty()
+
+    def progress(percent: int) -> None:
+        if terminal:
+            click.echo(f"\r{percent} %", nl=percent >= 100, err=True)
+
+    result = service.evaluate(
+        db,
+        spec,
+        uri=tool.settings.mongo_uri.get_secret_value(),
+        processes=processes or os.cpu_count() or 1,
+        progress=progress,
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        click.echo("\n".join(lines_of(result)))
+
+
 @main.group()
 def key() -> None:
     """API keys of a program."""

@@ -87,6 +87,18 @@ def next_pending(db: Mongo) -> Document | None:
     return db[COLLECTION].find_one({"status": {"$in": ["waiting", "running"]}}, sort=[("_id", 1)])
 
 
+def evaluate(
+    db: Mongo, spec: Mapping[str, Any], *, uri: str | None, processes: int, progress: Callable[[int], None]
+) -> Document:
+    """The result of a back-test that is not kept. `progress` is called with the per cent that are done."""
+    parts = parts_of(db, spec["program"])
+    totals = Totals()
+    for number, done in enumerate(run(db, spec, parts, uri=uri, processes=processes), start=1):
+        totals.merge(done.totals)
+        progress(100 * number // len(parts))
+    return result_json(totals, spec["segments"])
+
+
 def complete(
     db: Mongo, document: Mapping[str, Any], *, uri: str | None, processes: int, clock: Clock, check: Stop
 ) -> None:
