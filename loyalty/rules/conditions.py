@@ -196,7 +196,8 @@ class Comparison(Body):
     field: FieldName = Field(description="What is compared.", examples=["event.amount"])
     op: Annotated[Operator, BeforeValidator(_known_operator)] = Field(description="How.", examples=[">="])
     value: Value = Field(
-        description="With what: amounts, days and times as text; a list for `in`, `not_in` and `between`.",
+        description="With what: amounts, days and times as text; a list for `in` and `not_in`; two values for "
+        "`between`, of which days and times leave out the second. A time may run over midnight.",
         examples=["50.00"],
     )
 

@@ -354,7 +354,7 @@ def test_birthdays_of_leap_days() -> None:
 
 
 def test_a_condition_over_one_line() -> None:
-    tree = {"field": "line.unit_amount", "op": ">=", "value": "3.33"}
+    tree = {"field": "line.unit_amount", "op": "=", "value": "3.33"}
     assert check(condition(tree), "line", currency="EUR") == []
     assert compile_line_condition(condition(tree), "EUR")(Line("a", 1000, 3))
 
