@@ -379,7 +379,7 @@ class _History:
         if points == credit.points:
             return credit
         _note_cap(self._totals, credit.rule, "max_balance", credit.points - points, DRAFT)
-        attribution = credit.attribution and spread(points, list(accumulate(credit.attribution)))
+        attribution = credit.attribution and spread(points, credit.attribution)
         return credit._replace(points=points, attribution=attribution)
 
     def _instants(

@@ -18,6 +18,7 @@ from loyalty.infra.problems import NotFound, ValidationFailed
 from loyalty.programs.model import Program
 from loyalty.rules import drafts
 from loyalty.rules import service as rules
+from loyalty.rules.checks import defects
 from loyalty.tiers import service as tiers
 
 COLLECTION: Final = "backtests"
@@ -40,12 +41,12 @@ def spec_of(db: Mongo, program: Program, wanted: NewBacktest, *, now: datetime) 
         rule_set = drafts.read(db, program.id, wanted.draft).rule_set
     else:
         rule_set = rules.read(db, program.id, wanted.version or 0).rule_set
-    rules.require_valid(rule_set, program)
+    found = [("/rules", defect) for defect in defects(rule_set, program.currency, wallets=program.policies.wallets)]
     if wanted.tiers is not None:
-        found = tiers.defects(wanted.tiers, program)
-        if found:
-            errors = [{**defect, "pointer": f"/tiers{defect['pointer']}"} for defect in found]
-            raise ValidationFailed("Correct the fields that `errors` names.", errors=errors)
+        found += [("/tiers", defect) for defect in tiers.defects(wanted.tiers, program)]
+    if found:
+        errors = [{**defect, "pointer": place + defect["pointer"]} for place, defect in found]
+        raise ValidationFailed("Correct the fields that `errors` names.", errors=errors)
     spec: Document = {
         "program": program.id,
         "rules": rule_set.document(),
