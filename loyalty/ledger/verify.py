@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -330,8 +330,9 @@ class _Wallets:
 
     def _judge(self, wallet: Document, entry: Document | None) -> None:
         """A wallet document must be the projection of the entry that it names."""
-        if entry is not None and wallet_document(_zoned(entry)) == _zoned(wallet):
-            return
+        with suppress(*MALFORMED):  # the entry is broken itself
+            if entry is not None and wallet_document(_zoned(entry)) == _zoned(wallet):
+                return
         where = member_id(wallet["_id"]) if _named_entry(wallet) else repr(wallet["_id"])[:40]
         what = "not the projection of the ledger; `loyalty ledger rebuild` mends it"
         self._defects.append(Defect(f"wallets of {where}", what))
@@ -448,9 +449,10 @@ def _transfer_defects(db: Mongo) -> Iterator[Defect]:
         while batch := list(islice(numbers, _BATCH)):
             fields = {"program": 1, "state.wallets": 1}
             for head in ledger.find({"_id": {"$in": batch}}, fields, session=session):
-                for name, wallet in head["state"]["wallets"].items():
-                    where = f"{head['program']}/{name}"
-                    sums[where] = sums.get(where, 0) + wallet["lifetime"].get("transferred", 0)
+                with suppress(*MALFORMED):  # it is broken itself, and named already
+                    for name, wallet in head["state"]["wallets"].items():
+                        where = f"{head['program']}/{name}"
+                        sums[where] = sums.get(where, 0) + wallet["lifetime"].get("transferred", 0)
     for where, points in sorted(sums.items()):
         if points:
             yield Defect(f"transfers of {where}", f"members together got {points} points that nobody gave")

@@ -24,7 +24,7 @@ from loyalty.auth.model import ALL_SCOPES
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import connect
 from loyalty.ledger.heads import read_heads
-from loyalty.migrations import migrate
+from loyalty.migrations import declared, migrate
 from loyalty.ops import demo
 from loyalty.programs import service as programs
 from tests.servers import REPOSITORY, Application, Mongod
@@ -124,6 +124,13 @@ def site(guarded: GuardedMongod, key: str, servers_directory: Path) -> Iterator[
         yield server
     finally:
         server.stop()
+
+
+def test_every_collection_can_be_used_by_the_application() -> None:
+    """A collection that a release declares and the role does not name would be refused on a real site only."""
+    variables = yaml.safe_load(VARIABLES.read_text())
+    granted = [*variables["__mongodb_appended"], *variables["__mongodb_maintained"]]
+    assert sorted(granted) == sorted(set(declared()) - {"migrations"})
 
 
 def test_the_application_works_with_the_rights_that_it_gets(site: Application, key: str) -> None:

@@ -8,18 +8,21 @@ from datetime import datetime
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pymongo.errors import PyMongoError
 
 from loyalty.infra.clock import system_clock
 from loyalty.infra.ids import entry_id, member_id
 from loyalty.infra.mongo import Mongo
 from loyalty.ledger import INDEXES
+from loyalty.ledger import verify as module
 from loyalty.ledger.append import Operation, append
 from loyalty.ledger.entry import Draft, entry_hash, entry_key
 from loyalty.ledger.movements import credit
 from loyalty.ledger.projection import rebuild
 from loyalty.ledger.seal import Sealer
 from loyalty.ledger.state import State
-from loyalty.ledger.verify import verify
+from loyalty.ledger.verify import Witness, verify
+from tests.chains import fill
 
 KEY = Ed25519PrivateKey.generate()
 
@@ -138,3 +141,49 @@ def test_a_whole_chain_made_anew_is_caught_by_the_seals(db: Mongo) -> None:
     rebuild(db)
     assert verify(db).ok  # the chain itself is sound
     assert [defect.where for defect in verify(db, seal_key=KEY.public_key()).defects] == ["seal 1", "seal 2"]
+
+
+def test_several_processes_find_the_same_as_one(
+    empty_database: Mongo, mongo_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = empty_database
+    monkeypatch.setattr(module, "_RANGE", 60)  # many ranges of few entries
+    fill(db, members=40, length=30)
+    rebuild(db)
+    sealer = Sealer(db, KEY)
+    while sealer.seal(system_clock()) is not None:
+        pass
+    seen: list[int] = []
+    whole = verify(db, uri=mongo_uri, processes=2, seal_key=KEY.public_key(), progress=seen.append)
+    assert whole == verify(db, seal_key=KEY.public_key())
+    assert (whole.defects, whole.chains) == ([], 40)
+    assert whole.entries == whole.sealed_entries == db.ledger.count_documents({})
+    assert seen == sorted(seen)
+    assert len(seen) > 10
+    assert seen[-1] == whole.entries
+    for member in (3, 17, 40):
+        db.ledger.update_one({"_id": entry_key(member, 2)}, {"$inc": {"postings.0.points": 1}})
+    db.ledger.delete_one({"_id": entry_key(9, 4)})
+    broken = verify(db, uri=mongo_uri, processes=2, seal_key=KEY.public_key())
+    first_of_each = [entry_id(entry_key(*key)) for key in ((3, 2), (9, 5), (17, 2), (40, 2))]
+    assert [defect.where for defect in broken.defects] == [*first_of_each, "seal 1"]
+    assert broken.defects == verify(db, seal_key=KEY.public_key()).defects
+
+
+def test_a_process_that_fails_fails_the_verification(db: Mongo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ranges", lambda db: [(None, 2 << 24), (2 << 24, None)])
+    with pytest.raises(PyMongoError):
+        verify(db, uri="mongodb://127.0.0.1:1", processes=2)
+
+
+def test_seals_that_others_keep_must_be_there(db: Mongo) -> None:
+    kept = db.seals.find_one({"_id": 2})
+    assert kept is not None
+    witness = Witness(2, kept["hash"], "a file")
+    assert verify(db, seal_key=KEY.public_key(), witnesses=[witness]).ok
+    other = Witness(2, bytes(32), "a file")
+    assert verify(db, seal_key=KEY.public_key(), witnesses=[other]).defects[0].where == "seal 2"
+    db.seals.delete_one({"_id": 2})
+    db.positions.delete_many({})  # even the position of the sealing job
+    (defect,) = verify(db, seal_key=KEY.public_key(), witnesses=[witness]).defects
+    assert (defect.where, defect.what) == ("seal 2", "it is missing, but a file has it")
