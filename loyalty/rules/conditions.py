@@ -347,6 +347,8 @@ _KINDS: Final[dict[Kind, str]] = {
 def unknown_field(name: str, over: Scope) -> str:
     """The sentence that refuses a name, with the one that was probably meant."""
     close = suggestion(name, names(over)) or suggestion(full_path(name, over), names(over))
+    if over == "event" and find_field(name, "line") is not None:
+        close = f' About a line it is asked after "where"; several comparisons stand there in parentheses.{close}'
     return f"There is no field {name!r} in a condition over {_OVER[over]}.{close}"
 
 

@@ -186,6 +186,7 @@ def test_spaces_and_parentheses_are_not_kept() -> None:
         ("member.is_birthday = ture", 1, 22, "true or false"),
         ("any lines where sku exists", 1, 5, 'Perhaps you mean "line"'),
         ("any line where event.amount = 5", 1, 16, "over one line"),
+        ('any line where sku = "a" and quantity > 1', 1, 30, "in parentheses"),
         ("any line where (sku exists and\n  categroy exists)", 2, 3, 'Perhaps you mean "line.category"'),
         ("time.date = 2026-02-30", 1, 13, "no day"),
         ("event.amount = 1\nand order.quantity >= 2.5", 2, 23, "not a whole number"),
