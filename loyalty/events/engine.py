@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime
-from itertools import accumulate
 from typing import Any, Final
 
 from loyalty.events import refunds
@@ -40,9 +39,6 @@ PARKED: Final = "parked"
 
 MOST_PARKED: Final = 100
 """So many wait at most, so that a member's state stays small."""
-
-_AT_ONCE: Final = NoPending()
-_FOR_EVER: Final = NeverExpiry()
 
 
 class TooManyWait(Refusal):
@@ -242,7 +238,7 @@ class _Recording:
             room[credit.wallet] = left - points
             if points < credit.points:
                 self._limit(f"max_balance:{credit.wallet}")
-                attribution = credit.attribution and spread(points, list(accumulate(credit.attribution)))
+                attribution = credit.attribution and spread(points, credit.attribution)
                 credit = credit._replace(points=points, attribution=attribution)
             if points:
                 fitting.append(credit)
@@ -255,7 +251,8 @@ class _Recording:
         document: Document = {"rule": credit.rule, "wallet": credit.wallet, "points": credit.points}
         if credit.attribution is not None:
             document["attribution"] = list(credit.attribution)
-        if pending == _AT_ONCE and expiry == _FOR_EVER:  # the plain case: nothing to work out
+        lapsing = self._active(credit.wallet, "earn", self.occurred_at)
+        if isinstance(pending, NoPending) and isinstance(expiry, NeverExpiry) and lapsing is None:  # the plain case
             self._move(self._entering(credit, None, None))
             return document
         calendar = self.terms.calendar
@@ -266,13 +263,13 @@ class _Recording:
                 document["awaits"] = pending.event_type
             self._move(self._entering(credit, SOMEDAY, None))
             return document
-        ends = expires_at(expiry, waits_until or self.occurred_at, calendar)
+        begins = waits_until or self.occurred_at
+        ends = expires_at(expiry, begins, calendar)
         if waits_until is not None and waits_until <= self.now:
             waits_until = None
-        if isinstance(expiry, InactivityExpiry):
-            lapsing = self._active(credit.wallet, "earn", self.occurred_at)
-            if lapsing is not None and lapsing <= self.now:
-                ends = lapsing
+        if lapsing is not None and begins < lapsing <= self.now:
+            # Told so late that the wallet has lapsed since. What was still waiting then has not lapsed with it.
+            ends = lapsing if ends is None else min(ends, lapsing)
         if waits_until is not None:
             document["activates_at"] = waits_until
         if ends is not None:
@@ -314,13 +311,15 @@ class _Recording:
         limits = [*award.limits, *self.limits]
         optional: Document = {
             "limits": limits,
-            "credits": list(credited),
             "benefits": list(award.benefits),
             "passed": dict(award.passed),
             "drawn": dict(award.drawn),
             "paid": list(paid),
         }
         document |= {name: value for name, value in optional.items() if value}
+        if award.lines:
+            # Also when it is empty: without it a refund would take what the lines say, which the wallet did not hold.
+            document["credits"] = list(credited)
         if tier is not None:
             document["tier"] = tier.id
         return document
