@@ -310,4 +310,6 @@ def names(over: Scope = "event") -> list[str]:
     """Every name that a condition can use, open ones with `…` at the end; for suggestions and the handbook."""
     roots = _ROOTS[over]
     known = [path for path in FIELDS if path.partition(".")[0] in roots]
+    if "counters" in roots:
+        known += [f"counters.points.….{period}" for period in PERIODS]
     return known + [f"{prefix}.…" for prefix in OPEN if prefix.partition(".")[0] in roots]

@@ -146,6 +146,10 @@ def table_of_fields() -> str:
             short = name.rpartition(".")[0]
             meaning = field.meaning.replace(f" ({PERIODS[0]})", "")
             rows.append(f"| `{short}.…` ({', '.join(PERIODS)}) | {field.kind} | {meaning} |")
+    periods = ", ".join(PERIODS)
+    rows.append(
+        f"| `counters.points.<wallet>.…` ({periods}) | integer | Points earned in the wallet before this event. |"
+    )
     rows += [f"| `{name}.…` | anything | The program's own names. |" for name in OPEN]
     return "\n".join(rows)
 
