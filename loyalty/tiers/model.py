@@ -56,7 +56,7 @@ class SpendBasis(Body):
 
 
 class VisitsBasis(Body):
-    """Purchases and visits count, each as one."""
+    """Events of the type `visit` count, each as one."""
 
     type: Literal["visits"] = Field(description="What counts.")
 
