@@ -11,19 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timezone
-from itertools import accumulate
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 from loyalty.backtests.books import Purse
 from loyalty.backtests.totals import DRAFT, REAL, Difference, Totals
 from loyalty.events import refunds
 from loyalty.events.refunds import Purchase, Wanted
 from loyalty.infra.money import to_minor
-from loyalty.ledger.entry import sequence_of
 from loyalty.ledger.state import SOMEDAY, Document, State
 from loyalty.points.terms import Terms
+from loyalty.programs.calendar import Calendar
 from loyalty.programs.lifetimes import activates_at, expires_at
-from loyalty.programs.policies import EventPending, ExpiryPolicy, NeverExpiry, NoPending, PendingPolicy
+from loyalty.programs.policies import EventPending, NeverExpiry, NoPending, RollingExpiry, WalletPolicy
 from loyalty.rules.award import Award, Credit
 from loyalty.rules.caps import FACET as COUNTERS
 from loyalty.rules.caps import reader
@@ -71,13 +70,34 @@ class Person:
     joined_on: date
 
 
-class _Lasting(NamedTuple):
-    """How the points of a rule last: when they activate and expire; `plain` ones are there at once and for ever."""
+Instants = tuple[datetime | None, datetime | None]
+"""When points activate and expire; None for at once and never."""
 
-    pending: PendingPolicy
-    expiry: ExpiryPolicy
-    plain: bool
-    most: int | None
+
+class _Lasting:
+    """How the points of a rule last. Those of one local day mostly do alike, so it is worked out once for each day."""
+
+    __slots__ = ("_by_day", "_calendar", "_exact", "expiry", "most", "pending", "plain")
+
+    def __init__(self, credit: Credit, policy: WalletPolicy, calendar: Calendar) -> None:
+        self.pending = credit.pending or policy.pending
+        self.expiry = credit.expiry or policy.expiry
+        self.most = policy.max_balance
+        self.plain = self.pending == _AT_ONCE and self.expiry == _FOR_EVER
+        self._calendar = calendar
+        self._exact = isinstance(self.expiry, RollingExpiry) and self.expiry.round_up_to is None
+        self._by_day: dict[date, Instants] = {}
+
+    def instants(self, occurred_at: datetime, day: date) -> Instants:
+        """Those of points of an event; `day` is the local day of it."""
+        known = None if self._exact else self._by_day.get(day)
+        if known is None:
+            begins = activates_at(self.pending, occurred_at, self._calendar)
+            ends = None
+            if begins != SOMEDAY:
+                ends = expires_at(self.expiry, begins or occurred_at, self._calendar)
+            known = self._by_day[day] = (begins, ends)
+        return known
 
 
 class Evaluator:
@@ -106,10 +126,9 @@ class Evaluator:
         """How the points of a rule last."""
         known = self._lasting.get(credit.rule)
         if known is None:
-            policy = self.plan.terms.policies.wallet(credit.wallet)
-            pending, expiry = credit.pending or policy.pending, credit.expiry or policy.expiry
-            plain = pending == _AT_ONCE and expiry == _FOR_EVER
-            known = self._lasting[credit.rule] = _Lasting(pending, expiry, plain, policy.max_balance)
+            terms = self.plan.terms
+            known = _Lasting(credit, terms.policies.wallet(credit.wallet), terms.calendar)
+            self._lasting[credit.rule] = known
         return known
 
 
@@ -149,8 +168,8 @@ class _History:
         self._real_tier: Document | None = self._tier
         self._balance = plan.terms.tiers is not None and plan.terms.tiers.looks_at_balance
         self._draft, self._real = Purse.of(opening["wallets"]), Purse.of(opening["wallets"])
-        self._issued: dict[str, list[int]] = {}
-        self._awards: dict[tuple[str, str], Purchase | Document] = {}
+        self._issued: dict[str, list[int]] = {}  # issued by draft and really, taken back by draft and really
+        self._awards: dict[tuple[str, str], Purchase | tuple[Mapping[str, Any], list[tuple[Credit, Instants]]]] = {}
         self._now = plan.start or _BEGINNING
         self.events = 0
 
@@ -210,7 +229,12 @@ class _History:
     def _compare(self) -> None:
         totals = self._totals
         segments = tuple([totals.value(name, self._segment(name)) for name in self._plan.segments])
-        for wallet, (draft, real) in self._issued.items():
+        for wallet, (issued_draft, issued_real, reversed_draft, reversed_real) in self._issued.items():
+            totals.add(issued_draft, "issued", wallet, DRAFT)
+            totals.add(issued_real, "issued", wallet, REAL)
+            totals.add(reversed_draft, "reversed", wallet, DRAFT)
+            totals.add(reversed_real, "reversed", wallet, REAL)
+            draft, real = issued_draft - reversed_draft, issued_real - reversed_real
             difference = draft - real
             totals.differ(wallet, Difference(difference, self._person.number, draft, real, segments))
             outcome = "winners" if difference > 0 else "losers" if difference < 0 else "unchanged"
@@ -275,9 +299,10 @@ class _History:
 
     def _note_real(self, award: Mapping[str, Any]) -> None:
         """What the rules really gave."""
-        totals = self._totals
+        totals, sums = self._totals, self._totals.sums
         for line in award["lines"]:
-            totals.add(line["points"], "rules", line["rule"], line["wallet"], REAL)
+            key = ("rules", line["rule"], line["wallet"], REAL)
+            sums[key] = sums.get(key, 0) + line["points"]
             if "wanted" in line:
                 _note_cap(totals, line["rule"], line["reason"], line["wanted"] - line["points"], REAL)
 
@@ -316,31 +341,25 @@ class _History:
         )
         if award.counters is not None:
             self._counters = award.counters
-        totals = self._totals
+        totals, sums = self._totals, self._totals.sums
         for line in award.lines:
-            totals.add(line.points, "rules", line.rule, line.wallet, DRAFT)
+            key = ("rules", line.rule, line.wallet, DRAFT)
+            sums[key] = sums.get(key, 0) + line.points
             if line.wanted is not None:
                 _note_cap(totals, line.rule, line.reason or "", line.wanted - line.points, DRAFT)
         for campaign, points in award.drawn:
             totals.add(points, "budgets", campaign)
-        earned = self._credit_all(entry, event, award, now)
+        day = calendar.day(occurred_at)
+        earned = self._credit_all(entry, award, now, day)
         if level is not None:
-            purchase = event["type"] == "purchase"
-            self._count(
-                calendar.day(occurred_at),
-                earned,
-                event.get("amount", 0) if purchase else 0,
-                int(event["type"] == "visit"),
-                now,
-            )
+            kind = event["type"]
+            spend = event.get("amount", 0) if kind == "purchase" else 0
+            self._count(day, earned, spend, int(kind == "visit"), now)
 
-    def _credit_all(
-        self, entry: Mapping[str, Any], event: Mapping[str, Any], award: Award, now: datetime
-    ) -> dict[str, int]:
+    def _credit_all(self, entry: Mapping[str, Any], award: Award, now: datetime, day: date) -> dict[str, int]:
         """The credits enter the draft's purse; the points by wallet."""
         earned: dict[str, int] = {}
-        documents = []
-        number = sequence_of(entry["_id"])
+        given: list[tuple[Credit, Instants]] = []
         for credit in award.credits:
             lasting = self._evaluator.lasting(credit)
             if lasting.most is not None:
@@ -349,28 +368,16 @@ class _History:
                     continue
             wallet, points = credit.wallet, credit.points
             begins = ends = None
-            document: Document = {"rule": credit.rule, "wallet": wallet, "points": points}
             if not lasting.plain:
-                begins, ends = self._instants(lasting, entry["occurred_at"], now)
-                if begins is not None:
-                    document["activates_at"] = begins
-                if ends is not None:
-                    document["expires_at"] = ends
-                if begins == SOMEDAY:
-                    document["expiry"] = lasting.expiry.model_dump(mode="json", exclude_none=True)
-                    if isinstance(lasting.pending, EventPending):
-                        document["awaits"] = lasting.pending.event_type
-            if credit.attribution is not None:
-                document["attribution"] = credit.attribution
-            documents.append(document)
-            self._draft.add(wallet, points, begins, ends, number)
+                begins, ends = lasting.instants(entry["occurred_at"], day)
+                if begins is not None and begins <= now:
+                    begins = None
+            given.append((credit, (begins, ends)))
+            self._draft.add(wallet, points, begins, ends, 0)
             self._issue(wallet, points, DRAFT)
             earned[wallet] = earned.get(wallet, 0) + points
-        self._awards[event["source"], event["id"]] = {
-            "_id": entry["_id"],
-            "occurred_at": entry["occurred_at"],
-            "evidence": {"event": event, "award": {"lines": [], "credits": documents}},
-        }
+        event = entry["evidence"]["event"]
+        self._awards[event["source"], event["id"]] = (entry, given)
         return earned
 
     def _fitting(self, credit: Credit, most: int, now: datetime) -> Credit:
@@ -382,23 +389,35 @@ class _History:
         attribution = credit.attribution and spread(points, credit.attribution)
         return credit._replace(points=points, attribution=attribution)
 
-    def _instants(
-        self, lasting: _Lasting, occurred_at: datetime, now: datetime
-    ) -> tuple[datetime | None, datetime | None]:
-        """When the points activate and expire."""
-        begins = activates_at(lasting.pending, occurred_at, self._calendar)
-        if begins == SOMEDAY:
-            return begins, None
-        ends = expires_at(lasting.expiry, begins or occurred_at, self._calendar)
-        return (None if begins is not None and begins <= now else begins), ends
-
     def _purchase(self, of: Mapping[str, Any]) -> tuple[tuple[str, str], Purchase] | None:
         """The purchase, as the draft has decided it; None when it did not."""
         key = (of["source"], of["id"])
         found = self._awards.get(key)
         if found is None:
             return None
-        return key, found if isinstance(found, Purchase) else Purchase.of(found)
+        if isinstance(found, Purchase):
+            return key, found
+        entry, given = found
+        credits = [self._credit_document(credit, instants) for credit, instants in given]
+        evidence = {"event": entry["evidence"]["event"], "award": {"lines": [], "credits": credits}}
+        return key, Purchase.of({"_id": entry["_id"], "occurred_at": entry["occurred_at"], "evidence": evidence})
+
+    def _credit_document(self, credit: Credit, instants: Instants) -> Document:
+        """The credit as an entry would keep it."""
+        begins, ends = instants
+        document: Document = {"rule": credit.rule, "wallet": credit.wallet, "points": credit.points}
+        if begins is not None:
+            document["activates_at"] = begins
+        if ends is not None:
+            document["expires_at"] = ends
+        if begins == SOMEDAY:
+            lasting = self._evaluator.lasting(credit)
+            document["expiry"] = lasting.expiry.model_dump(mode="json", exclude_none=True)
+            if isinstance(lasting.pending, EventPending):
+                document["awaits"] = lasting.pending.event_type
+        if credit.attribution is not None:
+            document["attribution"] = credit.attribution
+        return document
 
     def _refund(self, refund: Mapping[str, Any], wanted: Mapping[str, Any], now: datetime) -> None:
         """A purchase is taken back, in the draft by what the draft gave for it."""
@@ -442,14 +461,14 @@ class _History:
             self._draft.activate(credit.wallet, credit.points - purchase.progress.credits[place], ends, 0)
 
     def _issue(self, wallet: str, points: int, side: str) -> None:
-        self._totals.add(points, "issued", wallet, side)
-        issued = self._issued.setdefault(wallet, [0, 0])
+        issued = self._issued.get(wallet)
+        if issued is None:
+            issued = self._issued[wallet] = [0, 0, 0, 0]
         issued[side == REAL] += points
 
     def _take_back(self, wallet: str, points: int, side: str) -> None:
-        self._totals.add(points, "reversed", wallet, side)
-        issued = self._issued.setdefault(wallet, [0, 0])
-        issued[side == REAL] -= points
+        issued = self._issued.setdefault(wallet, [0, 0, 0, 0])
+        issued[2 + (side == REAL)] += points
 
     # -- the draft's tier ---------------------------------------------------------------------------------------------
 

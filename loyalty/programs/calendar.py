@@ -117,6 +117,7 @@ class Calendar:
         return datetime.fromtimestamp(after, timezone.utc)
 
 
+@lru_cache(maxsize=_MOST_CACHED)
 def shift(day: date, *, days: int = 0, months: int = 0) -> date:
     """The day so many months and then days away. A month that is too short gives its last day."""
     if months:
