@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import accumulate
 from math import prod
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -13,7 +12,7 @@ from loyalty.programs.policies import LotExpiryPolicy, PendingPolicy
 from loyalty.rules.caps import Tally
 from loyalty.rules.facts import Facts
 from loyalty.rules.model import Rounding
-from loyalty.rules.shares import Order, Share, spread
+from loyalty.rules.shares import WHOLE, Order, Share, spread
 
 ONE: Final = 1000
 """A multiplier of 1: multipliers are whole thousandths."""
@@ -181,36 +180,36 @@ class Candidate:
     def credit(self, points: int) -> Credit:
         """So many of its points."""
         weights = self.weights
-        parts = self.share.attribute(points) if weights is None else spread(points, list(accumulate(weights)))
+        parts = self.share.attribute(points) if weights is None else spread(points, weights)
         rule = self.rule
         return Credit(rule.id, rule.wallet, points, parts, rule.pending, rule.expiry)
 
 
 def candidate_of(
-    rule: ActiveRule,
-    share: Share,
-    multipliers: Iterable[ActiveRule],
-    *,
-    tier: int,
-    stacking: Stacking,
-    order: Order,
+    rule: ActiveRule, share: Share, multipliers: Sequence[ActiveRule], *, tier: int, stacking: Stacking, order: Order
 ) -> Candidate:
-    """What the rule would give, `tier` being the multiplier of the member's tier in thousandths."""
-    tier = tier if rule.tiered else ONE
-    used = [one for one in multipliers if rule.id in one.targets and (one.where is None or any(share.weights))]
-    if not used:
-        points = rounded_quotient(
-            rule.points * share.count * share.part[0] * tier, rule.per * share.part[1] * ONE, rule.rounding
-        )
-        return Candidate(rule, share, [points])
+    """What the rule would give by the multipliers that have it as a target; `tier` is that of the member's tier."""
+    if not rule.tiered:
+        tier = ONE
+    numerator, denominator = rule.points * share.count * tier, rule.per * ONE
+    if share.part is not WHOLE:
+        numerator, denominator = numerator * share.part[0], denominator * share.part[1]
+    steps = [
+        numerator // denominator
+        if rule.rounding == "floor"
+        else rounded_quotient(numerator, denominator, rule.rounding)
+    ]
+    if multipliers:
+        multipliers = [one for one in multipliers if one.where is None or any(share.weights)]
+    if not multipliers:
+        return Candidate(rule, share, steps)
     factors: list[tuple[int, Sequence[bool] | None]] = [] if tier == ONE else [(tier, None)]
-    points, weights = _value(rule, share, factors, stacking)
-    steps = [points]
-    for one in used:
+    weights = None
+    for one in multipliers:
         factors.append((one.factor, None if one.where is None else order.column(one.where)))
         points, weights = _value(rule, share, factors, stacking)
         steps.append(points)
-    return Candidate(rule, share, steps, used, weights)
+    return Candidate(rule, share, steps, multipliers, weights)
 
 
 def _value(
@@ -220,13 +219,20 @@ def _value(
     numerator = rule.points * share.count * share.part[0]
     denominator = rule.per * share.part[1]
     scale = ONE ** len(factors) if stacking == "multiply" else ONE
-    if all(column is None for _, column in factors):
+    columns = [column for _, column in factors if column is not None]
+    if not columns:
         factor = _stacked([factor for factor, _ in factors], scale, stacking)
         return rounded_quotient(numerator * factor, denominator * scale, rule.rounding), None
-    weights = [
-        weight * _stacked([factor for factor, column in factors if column is None or column[place]], scale, stacking)
-        for place, weight in enumerate(share.weights)
-    ]
+    by_lines: dict[tuple[bool, ...], int] = {}  # lines for which the same factors count have the same one
+    weights = []
+    for weight, *chosen in zip(share.weights, *columns, strict=True):
+        which = tuple(chosen)
+        factor = by_lines.get(which, -1)
+        if factor < 0:
+            scoped = iter(which)
+            counting = [factor for factor, column in factors if column is None or next(scoped)]
+            factor = by_lines[which] = _stacked(counting, scale, stacking)
+        weights.append(weight * factor)
     points = rounded_quotient(numerator * sum(weights), denominator * sum(share.weights) * scale, rule.rounding)
     return points, weights
 
@@ -247,6 +253,8 @@ def best_of_groups(candidates: Sequence[T], group: Callable[[T], str | None], wo
         name = group(one)
         if name is not None and (name not in best or worth(one) > worth(best[name])):
             best[name] = one
+    if not best:
+        return list(candidates)
     return [one for one in candidates if (name := group(one)) is None or best[name] is one]
 
 

@@ -8,10 +8,10 @@ periods are kept: the state stays small, and an event so late that its period is
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final, cast
 
-from loyalty.programs.calendar import Calendar, Unit
+from loyalty.programs.calendar import Calendar, Unit, first_day
 
 FACET: Final = "counters"
 EVER: Final = "ever"
@@ -21,12 +21,10 @@ KEPT: Final = 3
 Facet = Mapping[str, Mapping[str, int]]
 
 
-def period_of(key: str, calendar: Calendar, at: datetime) -> str:
-    """The name of the period that `at` belongs to: its first day, or `ever`."""
+def period_of(key: str, day: date) -> str:
+    """The name of the counter's period that a day of the program's zone belongs to: its first day, or `ever`."""
     unit = key.rpartition(":")[2]
-    if unit == EVER:
-        return EVER
-    return calendar.day(calendar.period(cast(Unit, unit), at).start).isoformat()
+    return EVER if unit == EVER else first_day(cast(Unit, unit), day).isoformat()
 
 
 def value_at(facet: Facet, key: str, period: str) -> int | None:
@@ -41,25 +39,28 @@ def value_at(facet: Facet, key: str, period: str) -> int | None:
 
 
 class Tally:
-    """The counters of one member while one event is decided: what was there, and what the event adds."""
+    """The counters of one member while one event is decided: what was there, and what the event adds.
 
-    __slots__ = ("_added", "_at", "_calendar", "_facet", "_periods")
+    `day` is the day of the event in the program's zone.
+    """
 
-    def __init__(self, facet: Facet, calendar: Calendar, at: datetime) -> None:
+    __slots__ = ("_added", "_before", "_day", "_facet", "_periods")
+
+    def __init__(self, facet: Facet, day: date) -> None:
         self._facet = facet
-        self._calendar = calendar
-        self._at = at
+        self._day = day
         self._added: dict[str, int] = {}
+        self._before: dict[str, int | None] = {}
         self._periods: dict[str, str] = {}
 
     def value(self, key: str) -> int | None:
         """What is counted by now, this event included; None when the period is forgotten."""
-        before = value_at(self._facet, key, self._period(key))
+        before = self._value_before(key)
         return None if before is None else before + self._added.get(key, 0)
 
     def add(self, key: str, amount: int) -> None:
         """Count so much more. Nothing is added to a period that is forgotten."""
-        if amount and value_at(self._facet, key, self._period(key)) is not None:
+        if amount and self._value_before(key) is not None:
             self._added[key] = self._added.get(key, 0) + amount
 
     def facet(self, wanted: Collection[str]) -> dict[str, Any] | None:
@@ -70,26 +71,34 @@ class Tally:
         """
         if not self._added:
             return None
-        kept = {key: dict(periods) for key, periods in self._facet.items() if key in wanted or key.endswith(":" + EVER)}
+        after: dict[str, Any] = {
+            key: periods for key, periods in self._facet.items() if key in wanted or key.endswith(":" + EVER)
+        }
         for key, amount in self._added.items():
             period = self._period(key)
-            periods = kept.setdefault(key, {})
+            periods = dict(after.get(key, ()))
             periods[period] = periods.get(period, 0) + amount
             if len(periods) > KEPT:
                 del periods[min(periods)]
-        return kept
+            after[key] = periods
+        return after
+
+    def _value_before(self, key: str) -> int | None:
+        if key not in self._before:
+            self._before[key] = value_at(self._facet, key, self._period(key))
+        return self._before[key]
 
     def _period(self, key: str) -> str:
         unit = key.rpartition(":")[2]
         known = self._periods.get(unit)
         if known is None:
-            known = self._periods[unit] = period_of(key, self._calendar, self._at)
+            known = self._periods[unit] = period_of(key, self._day)
         return known
 
 
 def reader(facet: Facet, calendar: Calendar, at: datetime) -> Callable[[str], int | None]:
     """What conditions read as `counters.<name>`, such as `purchases.month`: the value before the event of `at`."""
-    tally = Tally(facet, calendar, at)
+    tally = Tally(facet, calendar.day(at))
     return lambda name: tally.value(counter_key(name))
 
 

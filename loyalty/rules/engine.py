@@ -28,7 +28,7 @@ from loyalty.rules.award import (
     candidate_of,
 )
 from loyalty.rules.caps import Facet, Tally, counter_key
-from loyalty.rules.conditions import Condition, compile_condition, compile_line_condition, counters_of
+from loyalty.rules.conditions import Condition, compile_condition, counters_of
 from loyalty.rules.facts import Facts
 from loyalty.rules.model import (
     Basis,
@@ -43,7 +43,7 @@ from loyalty.rules.model import (
     Rule,
     RuleSet,
 )
-from loyalty.rules.shares import ONCE, AmountMeasure, LineTest, Measure, Order, PieceMeasure, Share
+from loyalty.rules.shares import ONCE, AmountMeasure, Measure, Order, PieceMeasure, Share, Test, test_of
 
 __all__ = ["Award", "CompiledRules", "Credit", "RuleLine", "compile_rules"]
 
@@ -77,7 +77,7 @@ class CompiledRules:
         *,
         calendar: Calendar,
         stacking: Stacking,
-        tests: Sequence[LineTest],
+        tests: Sequence[Test],
         measures: Sequence[Measure],
         counted: Iterable[str],
     ) -> None:
@@ -105,7 +105,7 @@ class CompiledRules:
 
         `budgets` says how many points the campaigns may still give that have a budget; one that is missing gives none.
         """
-        tally = Tally(counters, self._calendar, facts.occurred_at)
+        tally = Tally(counters, self._calendar.day(facts.occurred_at))
         rules = self._by_type.get(facts.type, self._any)
         if not rules:
             self._count(tally, facts, ())
@@ -114,38 +114,43 @@ class CompiledRules:
         applying, passed = _applying(rules, order)
         chosen, multipliers = self._choose(applying, multiplier_milli, order)
         limits = Limits(tally, budgets or {})
-        lines: dict[str, RuleLine] = {}
+        lines: list[RuleLine] = []
         credits: list[Credit] = []
+        benefits: list[str] = []
         differences: dict[str, int] = {}
+        places: dict[str, int] = {}  # of the lines of multipliers, which come when their differences are known
         for rule, share in applying:
-            if rule.kind != "points":
-                continue
             candidate = chosen.get(rule.id)
-            if candidate is None:
-                reason = "below_minimum" if share.count < rule.minimum else "group"
-                lines[rule.id] = rule.line(0, share, reason)
-                continue
-            steps = candidate.steps
-            points, cut = limits.admit(rule, steps[-1])
-            if cut is None:
-                lines[rule.id] = rule.line(steps[0], share)
-            else:  # what is left goes to the rule first, then to its multipliers in their order
-                lines[rule.id] = rule.line(min(steps[0], points), share, cut, steps[-1])
-                steps = [min(step, points) for step in steps]
-            for multiplier, before, after in zip(candidate.multipliers, steps, steps[1:], strict=False):
-                differences[multiplier.id] = differences.get(multiplier.id, 0) + after - before
-            if points:
-                credits.append(candidate.credit(points))
-        for multiplier in multipliers:
+            if candidate is not None:
+                steps = candidate.steps
+                points, cut = limits.admit(rule, steps[-1])
+                if cut is None:
+                    lines.append(rule.line(steps[0], share))
+                else:  # what is left goes to the rule first, then to its multipliers in their order
+                    lines.append(rule.line(min(steps[0], points), share, cut, steps[-1]))
+                    steps = [min(step, points) for step in steps]
+                for multiplier, before, after in zip(candidate.multipliers, steps, steps[1:], strict=False):
+                    differences[multiplier.id] = differences.get(multiplier.id, 0) + after - before
+                if points:
+                    credits.append(candidate.credit(points))
+            elif rule.kind == "points":
+                lines.append(rule.line(0, share, "below_minimum" if share.count < rule.minimum else "group"))
+            elif rule.kind == "benefit":
+                benefits.append(rule.benefit)
+            else:
+                places[rule.id] = len(lines)
+        for multiplier in reversed(multipliers):
+            place = places.pop(multiplier.id)
             if multiplier.id in differences:
-                lines[multiplier.id] = RuleLine(multiplier.id, multiplier.wallet, differences[multiplier.id], 0)
+                lines.insert(place, RuleLine(multiplier.id, multiplier.wallet, differences[multiplier.id], 0))
             else:
                 passed.append((multiplier.id, "nothing_to_multiply"))
+        passed += [(loser, "group") for loser in places]
         self._count(tally, facts, credits)
         return Award(
-            lines=tuple([lines[rule.id] for rule, _ in applying if rule.id in lines]),
+            lines=tuple(lines),
             credits=tuple(credits),
-            benefits=tuple([rule.benefit for rule, _ in applying if rule.kind == "benefit"]),
+            benefits=tuple(benefits),
             counters=tally.facet(self._kept),
             passed=tuple(passed),
             drawn=tuple(limits.drawn.items()),
@@ -156,10 +161,14 @@ class CompiledRules:
     ) -> tuple[dict[str, Candidate], list[ActiveRule]]:
         """The rules that give points, by id, and the multipliers that count: of each group one."""
         multipliers = [rule for rule, _ in applying if rule.kind == "multiplier"]
+        by_target: dict[str, list[ActiveRule]] = {}
         if multipliers:
             multipliers = best_of_groups(multipliers, lambda rule: rule.group, lambda rule: rule.factor)
+            for one in multipliers:
+                for target in one.targets:
+                    by_target.setdefault(target, []).append(one)
         candidates = [
-            candidate_of(rule, share, multipliers, tier=tier, stacking=self._stacking, order=order)
+            candidate_of(rule, share, by_target.get(rule.id, ()), tier=tier, stacking=self._stacking, order=order)
             for rule, share in applying
             if rule.kind == "points" and share.count >= rule.minimum
         ]
@@ -262,7 +271,7 @@ class _Compiler:
     """One rule set on its way: what several rules look at is compiled once, into the pools `tests` and `measures`."""
 
     def __init__(self, rule_set: RuleSet, currency: str, calendar: Calendar, policies: Policies) -> None:
-        self.tests: list[LineTest] = []
+        self.tests: list[Test] = []
         self.measures: list[Measure] = []
         self.counted: set[str] = set()
         self._rule_set = rule_set
@@ -357,7 +366,7 @@ class _Compiler:
         written = condition.model_dump_json()
         if written not in self._columns:
             self._columns[written] = len(self.tests)
-            self.tests.append(compile_line_condition(condition, self._currency))
+            self.tests.append(test_of(condition, self._currency))
         return self._columns[written]
 
     def _measure(self, measure: Measure) -> int:

@@ -201,11 +201,11 @@ class TestCounters:
         counted: dict[str, int] = defaultdict(int)
         for day, amount in events:
             at = NOON + timedelta(days=day)
-            period = period_of("x:day", BERLIN, at)
+            period = period_of("x:day", BERLIN.day(at))
             known = value_at(facet, "x:day", period)
             later = sorted(name for name in counted if name > period)
             assert known == (None if len(later) >= KEPT else counted.get(period, 0))
-            tally = Tally(facet, BERLIN, at)
+            tally = Tally(facet, BERLIN.day(at))
             tally.add("x:day", amount)
             if known is not None:
                 counted[period] += amount
@@ -248,6 +248,6 @@ class TestInvariants:
             assert total <= shared.get("per_event", total)
             for name, unit in units.items():
                 for whose, limits, points in (("base", caps, mine), ("c", shared, total)):
-                    key = (f"{whose} {name}", period_of(f":{unit}", BERLIN, at))
+                    key = (f"{whose} {name}", period_of(f":{unit}", BERLIN.day(at)))
                     given[key] += points
                     assert given[key] <= limits.get(name, given[key])
