@@ -36,7 +36,7 @@ from typing import Final, Literal
 from loyalty.ledger.movements import due_steps
 from loyalty.ledger.state import NEVER, Document, State
 from loyalty.programs.calendar import Calendar, Unit, first_day, next_first_day, shift
-from loyalty.tiers.series import add, day_number, day_of, pack_days, pack_instants, unpack
+from loyalty.tiers.series import Column, add, day_number, day_of, pack_days, pack_instants, unpack
 
 FACET: Final = "tier"
 """The name of the facet in a member's state."""
@@ -287,7 +287,7 @@ def merge(
     gone = _settled(other, scheme, calendar, now, others_joined_on, state)
     if not tier.scheme.looks_at_balance and tier.basis == gone.basis:
         for key, value in zip(gone.keys, gone.values, strict=True):
-            add(tier.keys, tier.values, key, value)
+            tier.values = add(tier.keys, tier.values, key, value)
     tier.join(gone, now)
     return tier.document(), tier.transitions
 
@@ -375,8 +375,8 @@ class _Tier:
         self.rank = 0
         self.since = scheme.since
         self.locked = False
-        self.keys: list[int] = []
-        self.values: list[int] = []
+        self.keys: Column = []
+        self.values: Column = []
         self.drop_at: datetime | None = None
         self.due_at: datetime | None = None
         self.transitions: list[Transition] = []
@@ -457,7 +457,7 @@ class _Tier:
         key = self._key(day)
         if key < self._oldest(now):
             return
-        add(self.keys, self.values, key, amount)
+        self.values = add(self.keys, self.values, key, amount)
         self._evaluate(now, review=False)
         self._plan(now)
 

@@ -14,7 +14,7 @@ from loyalty.ledger.state import Document, State
 from loyalty.programs.calendar import Calendar
 from loyalty.tiers import engine
 from loyalty.tiers.engine import MOST_DAYS, Basis, Downgrade, Level, Scheme, Standing, Transition, Window
-from loyalty.tiers.series import day_number, day_of, pack_days, pack_instants, unpack
+from loyalty.tiers.series import add, day_number, day_of, pack_days, pack_instants, unpack
 
 BERLIN = Calendar.of("Europe/Berlin")
 START = datetime(2025, 1, 1, tzinfo=timezone.utc)
@@ -353,8 +353,23 @@ columns = st.dictionaries(st.integers(0, 65_535), st.integers(1, 1 << 60), max_s
 def test_a_series_is_read_as_it_was_written(found: dict[int, int]) -> None:
     keys = sorted(found)
     values = [found[key] for key in keys]
-    assert unpack(pack_days(keys, values)) == (keys, values)
-    assert unpack(pack_instants(keys, [-value for value in values])) == (keys, [-value for value in values])
+    assert tuple(map(list, unpack(pack_days(keys, values)))) == (keys, values)
+    below = [-value for value in values]
+    assert tuple(map(list, unpack(pack_instants(keys, below)))) == (keys, below)
+
+
+@given(columns, st.lists(st.tuples(st.integers(0, 65_535), st.integers(-(1 << 34), 1 << 34)), max_size=20))
+def test_a_series_counts_like_a_dictionary(found: dict[int, int], added: list[tuple[int, int]]) -> None:
+    """Also where values outgrow their column."""
+    packed = pack_days(sorted(found), [found[key] for key in sorted(found)])
+    for key, amount in added:
+        keys, values = unpack(packed)
+        values = add(keys, values, key, amount)
+        packed = pack_days(keys, values)
+        found[key] = max(found.get(key, 0) + amount, 0)
+    keys, values = unpack(packed)
+    assert dict(zip(keys, values, strict=True)) == {key: value for key, value in found.items() if value}
+    assert list(keys) == sorted(keys)
 
 
 @given(st.dates())
