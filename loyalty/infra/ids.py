@@ -10,6 +10,7 @@ import secrets
 from datetime import datetime
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 _VALUE = {character: value for value, character in enumerate(_ALPHABET)}
 
 MEMBER_DIGITS = 8  # 40 bits: as many members as an entry's _id has room for
@@ -18,13 +19,17 @@ ENTRY_DIGITS = 13  # 64 bits
 
 def encode(number: int, digits: int) -> str:
     """`number` in base 32, padded to `digits` characters so that text order is number order."""
-    characters = []
-    for _ in range(digits):
-        characters.append(_ALPHABET[number & 31])
+    pairs = []
+    for _ in range(digits // 2):
+        pairs.append(_PAIRS[number & 1023])
+        number >>= 10
+    if digits & 1:
+        pairs.append(_ALPHABET[number & 31])
         number >>= 5
     if number:
         raise ValueError("the number does not fit")
-    return "".join(reversed(characters))
+    pairs.reverse()
+    return "".join(pairs)
 
 
 def decode(text: str) -> int:
