@@ -281,6 +281,7 @@ def test_a_missing_operand_makes_every_comparison_false() -> None:
         for field in ("event.store", "event.metadata.color", "member.attributes.color"):
             assert not holds({"field": field, "op": op, "value": value}, nothing)
     assert not holds({"field": "event.store", "op": "exists"}, nothing)
+    assert not holds({"field": "payments.amount", "op": ">=", "value": "0"}, nothing)
 
 
 def test_true_is_not_one() -> None:
@@ -294,6 +295,7 @@ def test_true_is_not_one() -> None:
 def test_days_begin_in_the_programs_zone() -> None:
     """Case 3.15: 23:30 UTC on Friday is Saturday in Berlin."""
     friday_evening = purchase(occurred_at=datetime(2026, 7, 3, 22, 30, tzinfo=timezone.utc))
+    assert holds({"field": "time.day", "op": "=", "value": 4}, friday_evening)
     assert holds({"field": "time.weekday", "op": "=", "value": "sat"}, friday_evening)
     assert holds({"field": "time.date", "op": "=", "value": "2026-07-04"}, friday_evening)
     assert holds({"field": "time.time", "op": "between", "value": ["00:30", "00:31"]}, friday_evening)
