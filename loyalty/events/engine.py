@@ -2,8 +2,8 @@
 
 Live, dry run and back-test decide by this same function. In order: points that pay a part of the purchase leave; the
 rules award by the tier that the member had before; what a wallet cannot hold is cut; points are credited with the
-instants at which they activate and expire; what waited for this event becomes available; the tier counts it; and
-refunds that came before their purchase take back what they are to take back.
+instants at which they activate and expire; what waited for this event becomes available; the tier counts it; and what
+was told of it before it was told itself happens to it: refunds, and deliveries that its points would wait for.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from loyalty.tiers import engine as tiers
 from loyalty.tiers.engine import Transition
 
 PARKED: Final = "parked"
-"""The facet that keeps refunds until their purchase arrives."""
+"""The facet that keeps refunds, and what activates points, until their purchase arrives."""
 
 MOST_PARKED: Final = 100
 """So many wait at most, so that a member's state stays small."""
 
 
 class TooManyWait(Refusal):
-    """The member has as many refunds that wait for their purchase as can be kept."""
+    """The member has as many events that wait for their purchase as can be kept."""
 
 
 def record(
@@ -54,13 +54,15 @@ def record(
     now: datetime,
     *,
     refers_to: Purchase | None = None,
+    waits: bool = False,
 ) -> Draft:
     """The entry of an event that is no refund. `state` is settled, `sequence` the number of the entry to be.
 
-    `refers_to` is the event that this one names, if it awarded points. InsufficientPoints, HoldNotOpen, HoldTooSmall
-    where points were to pay; Refusal if a wallet would overflow.
+    `refers_to` is the event that this one names, if it awarded points; `waits` that it is not known yet, and that
+    points of it wait for this one. InsufficientPoints, HoldNotOpen, HoldTooSmall where points were to pay; TooManyWait;
+    Refusal if a wallet would overflow.
     """
-    return _Recording(terms, member, fact, state, sequence, now).draft(refers_to)
+    return _Recording(terms, member, fact, state, sequence, now).draft(refers_to, waits=waits)
 
 
 def take_back(
@@ -74,11 +76,18 @@ def take_back(
 def park(fact: Fact, state: State, sequence: int, now: datetime) -> Draft:
     """The entry of a refund whose purchase is not known yet: it waits for it. TooManyWait."""
     source, event_id = fact.refers_to or ("", "")
-    waiting = [*_parked(state), {"source": source, "id": event_id, "entry": sequence, **Wanted.of(fact).document()}]
-    if len(waiting) > MOST_PARKED:
-        raise TooManyWait("too many refunds wait for their purchase")
+    facet = _waiting_too(state, fact, {"entry": sequence, **Wanted.of(fact).document()})
     evidence = {"event": fact.evidence(), "parked": {"source": source, "id": event_id}}
-    return Draft("park", fact.occurred_at or now, [], evidence, facets={PARKED: {"waiting": waiting}})
+    return Draft("park", fact.occurred_at or now, [], evidence, facets={PARKED: facet})
+
+
+def _waiting_too(state: State, fact: Fact, what: Document) -> Document:
+    """The facet with one more that waits for the event that the fact refers to. TooManyWait."""
+    source, event_id = fact.refers_to or ("", "")
+    waiting = [*_parked(state), {"source": source, "id": event_id, **what}]
+    if len(waiting) > MOST_PARKED:
+        raise TooManyWait("too many events wait for their purchase")
+    return {"waiting": waiting}
 
 
 def _parked(state: State) -> Sequence[Document]:
@@ -106,7 +115,7 @@ class _Recording:
         self.transitions: list[Transition] = []
         self._unfolded: list[Posting] = []
 
-    def draft(self, refers_to: Purchase | None) -> Draft:
+    def draft(self, refers_to: Purchase | None, *, waits: bool) -> Draft:
         """The entry of an event that is no refund."""
         tier = self._tier()
         paid = self._pay()
@@ -127,6 +136,11 @@ class _Recording:
             )
         if PARKED in self.before.facets:
             self._apply_parked()
+        if waits:
+            what = {"entry": self.sequence, "activates": self.fact.event.type, "at": self.occurred_at}
+            self.facets[PARKED] = _waiting_too(self.before, self.fact, what)
+            source, event_id = self.fact.refers_to or ("", "")
+            self.evidence["parked"] = {"source": source, "id": event_id}
         return self._draft(kind)
 
     def refund(self, purchase: Purchase) -> Draft:
@@ -373,22 +387,28 @@ class _Recording:
 
     def _activate(self, purchase: Purchase) -> bool:
         """The points that waited for an event like this one become available; whether there were any."""
-        places = purchase.waiting_for(self.fact.event.type)
-        if not places:
+        effect = self._make_available(purchase, self.fact.event.type, self.occurred_at)
+        if effect is None:
             return False
+        self.evidence["activated"] = effect.evidence
+        self.evidence["refunded"] = effect.progress.document()
+        return True
+
+    def _make_available(self, purchase: Purchase, event_type: str, at: datetime) -> Effect | None:
+        places = purchase.waiting_for(event_type)
+        if not places:
+            return None
         effect = refunds.activate(
             purchase,
             places,
             calendar=self.terms.calendar,
-            active_at=min(self.occurred_at, self.now),
+            active_at=min(max(at, purchase.occurred_at), self.now),
             state=self._folded(),
             sequence=self.sequence,
             now=self.now,
         )
         self._move(effect.postings)
-        self.evidence["activated"] = effect.evidence
-        self.evidence["refunded"] = effect.progress.document()
-        return True
+        return effect
 
     def _take_back(self, purchase: Purchase, wanted: Wanted, *, lenient: bool = False) -> Effect:
         effect = refunds.refund(
@@ -411,7 +431,7 @@ class _Recording:
         return effect
 
     def _apply_parked(self) -> None:
-        """Refunds that waited for this event take back what they can: they cannot be refused any more."""
+        """What waited for this event happens to it now. Refunds take what they can: they cannot be refused any more."""
         event = self.fact.event
         waiting = _parked(self.before)
         mine = [found for found in waiting if (found["source"], found["id"]) == (event.source, event.id)]
@@ -425,13 +445,18 @@ class _Recording:
             "evidence": self.evidence,
         }
         purchase = Purchase.of(as_if_stored)
-        done = []
         for found in mine:
-            effect = self._take_back(purchase, Wanted.from_document(found), lenient=True)
-            done.append({**effect.evidence, "parked": found["entry"]})
-            purchase = replace(purchase, progress=effect.progress)
-        self.evidence["refunds"] = done
-        self.evidence["refunded"] = replace(purchase.progress, ordinal=0).document()
+            if "activates" in found:
+                name, effect = "activations", self._make_available(purchase, found["activates"], found["at"])
+            else:
+                name, effect = "refunds", self._take_back(purchase, Wanted.from_document(found), lenient=True)
+            if effect is None:
+                continue
+            self.evidence.setdefault(name, []).append({**effect.evidence, "parked": found["entry"]})
+            # Entries about the purchase count from it: what happens to it in its own is none of them.
+            progress = replace(effect.progress, ordinal=0).document()
+            purchase = Purchase.of(as_if_stored, {"refunded": progress})
+            self.evidence["refunded"] = progress
 
     # -- keeping track ------------------------------------------------------------------------------------------------
 

@@ -56,12 +56,12 @@ class RefundExceedsPurchase(Problem):
     title = "More would be refunded than was bought"
 
 
-class RefundOfAnotherMember(Problem):
-    """The event that the refund refers to is another member's. Name that member, or the event that is meant."""
+class OfAnotherMember(Problem):
+    """The event that this one refers to is another member's. Name that member, or the event that is meant."""
 
-    code = "refund_of_another_member"
+    code = "event_of_another_member"
     status = 409
-    title = "The purchase is another member's"
+    title = "The event that is referred to is another member's"
 
 
 class NotRefundable(Problem):
@@ -73,11 +73,11 @@ class NotRefundable(Problem):
 
 
 class TooManyParked(Problem):
-    """Refunds of unknown purchases are kept until those arrive, up to `max_parked` of a member. Send them first."""
+    """What refers to an unknown purchase waits for it, up to `max_parked` of a member. Send the purchases first."""
 
     code = "too_many_parked"
     status = 409
-    title = "Too many refunds wait for their purchase"
+    title = "Too many events wait for their purchase"
 
 
 class NothingWaits(Problem):

@@ -19,8 +19,8 @@ from loyalty.events.model import (
     NewEvent,
     NothingWaits,
     NotRefundable,
+    OfAnotherMember,
     RefundExceedsPurchase,
-    RefundOfAnotherMember,
     TooManyEvents,
     TooManyParked,
 )
@@ -64,7 +64,7 @@ REFUSALS = (
     HoldTooSmall,
     TooManyPoints,
     RefundExceedsPurchase,
-    RefundOfAnotherMember,
+    OfAnotherMember,
     NotRefundable,
     TooManyParked,
 )

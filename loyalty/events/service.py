@@ -16,9 +16,9 @@ from loyalty.events.fact import REFUND, Fact
 from loyalty.events.model import (
     NewEvent,
     NotRefundable,
+    OfAnotherMember,
     Overtaken,
     RefundExceedsPurchase,
-    RefundOfAnotherMember,
     TooManyParked,
 )
 from loyalty.events.refunds import Exceeds, Purchase
@@ -294,7 +294,7 @@ def _record_wave(db: Mongo, terms: Terms, facts: Mapping[int, Fact], clock: Cloc
             try:
                 prepared[place] = (
                     _follow_up(db, terms, fact, None)
-                    if fact.is_refund and found is None
+                    if found is None and _can_wait(terms, fact)
                     else _act(terms, fact, None, found)
                 )
             except Problem as problem:
@@ -351,8 +351,8 @@ def _follow_up(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None) ->
     if reference is None:
         raise ValueError("the event refers to no other")
     found = find(db, terms.program.id, [reference]).get(reference)
-    if found is None and fact.is_refund:
-        # Before it is parked the chain is looked at, and then once more for the purchase: either that is found now, or
+    if found is None and _can_wait(terms, fact):
+        # Before it waits the chain is looked at, and then once more for the purchase: either that is found now, or
         # it is not in the chain yet, and the draft is decided on this very end of it.
         try:
             _, head = points.find_with_head(db, terms.program.id, fact.event.member.reference())
@@ -366,9 +366,14 @@ def _follow_up(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None) ->
     return _act(terms, fact, client_key, found)
 
 
+def _can_wait(terms: Terms, fact: Fact) -> bool:
+    """Whether the event means something for one that is not known yet."""
+    return fact.refers_to is not None and (fact.is_refund or terms.awaits(fact.event.type))
+
+
 def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None, *, after: int | None = None) -> Act:
-    """The act that records `fact`. `found` is the event that it refers to, where that is known; a refund without one
-    is parked if the chain has not grown past `after`."""
+    """The act that records `fact`. `found` is the event that it refers to, where that is known; otherwise it waits for
+    that one, if the chain has not grown past `after`."""
     event, program = fact.event, terms.program
     keys: tuple[tuple[bytes, Problem], ...] = (
         (
@@ -388,29 +393,43 @@ def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None
         keys = (*keys, (key, _overtaken()))
 
     def decide(member: Member) -> Decide:
+        if purchase is not None and not member.stands_for(purchase.member):
+            raise OfAnotherMember(f"Event {event.refers_to} is not of the member {event.member.reference()}.")
         if not fact.is_refund:
-            return _recording(terms, fact, member, purchase)
+            return _recording(terms, fact, member, purchase, after)
         if found is None:
-            return _parking(fact, after)
+            return _waiting(lambda state, sequence, now: engine.park(fact, state, sequence, now), after or 0)
         if purchase is None:
             raise NotRefundable(f"Event {event.refers_to} is a {found.entry['kind']}: refund the purchase itself.")
-        if not member.stands_for(purchase.member):
-            raise RefundOfAnotherMember(f"Event {event.refers_to} is not of the member {event.member.reference()}.")
         return _refunding(terms, fact, member, purchase)
 
     return Act(program, event.member.reference(), keys, fact.request, decide, enrols=True, minds_tier=True)
 
 
-def _recording(terms: Terms, fact: Fact, member: Member, refers_to: Purchase | None) -> Decide:
+def _recording(terms: Terms, fact: Fact, member: Member, refers_to: Purchase | None, after: int | None) -> Decide:
     pays = terms.policies.points_payment is not None and any(
         payment.method == POINTS_PAYMENT for payment in fact.payments
     )
     if pays and not member.may_spend:
         raise MemberBlocked(f"The member's status is {member.status}: points cannot pay.")
-    mine = refers_to if refers_to is not None and member.stands_for(refers_to.member) else None
 
     def draft(state: State, sequence: int, now: datetime) -> Draft:
-        return engine.record(terms, member, fact, state, sequence, now, refers_to=mine)
+        return engine.record(terms, member, fact, state, sequence, now, refers_to=refers_to, waits=after is not None)
+
+    return draft if after is None else _waiting(draft, after)
+
+
+def _waiting(decide: Decide, after: int) -> Decide:
+    """The decision on an event that waits for another one, at the very end of the chain that was searched for it."""
+
+    def draft(state: State, sequence: int, now: datetime) -> Draft:
+        if sequence != after + 1:
+            raise Refused(_overtaken())
+        try:
+            return decide(state, sequence, now)
+        except TooManyWait:
+            detail = f"{engine.MOST_PARKED} events of the member wait for others that are not known."
+            raise Refused(TooManyParked(detail, max_parked=engine.MOST_PARKED)) from None
 
     return draft
 
@@ -428,19 +447,6 @@ def _refunding(terms: Terms, fact: Fact, member: Member, purchase: Purchase) -> 
                     left_items=[{"line_id": line_id, "quantity": quantity} for line_id, quantity in left.items],
                 )
             ) from None
-
-    return draft
-
-
-def _parking(fact: Fact, after: int | None) -> Decide:
-    def draft(state: State, sequence: int, now: datetime) -> Draft:
-        if sequence != (after or 0) + 1:
-            raise Refused(_overtaken())
-        try:
-            return engine.park(fact, state, sequence, now)
-        except TooManyWait:
-            detail = f"{engine.MOST_PARKED} refunds of the member wait for purchases that are not known."
-            raise Refused(TooManyParked(detail, max_parked=engine.MOST_PARKED)) from None
 
     return draft
 

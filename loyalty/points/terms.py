@@ -9,7 +9,7 @@ from loyalty.infra.mongo import Mongo
 from loyalty.programs import service as programs
 from loyalty.programs.calendar import Calendar
 from loyalty.programs.model import Program
-from loyalty.programs.policies import Policies
+from loyalty.programs.policies import EventPending, Policies
 from loyalty.rules import service as rules
 from loyalty.rules.engine import CompiledRules
 from loyalty.tiers import service as tiers
@@ -30,6 +30,13 @@ class Terms:
     def of(program: Program, rules: CompiledRules | None = None, tiers: Scheme | None = None) -> Terms:
         """The terms of a program with these versions."""
         return Terms(program, Calendar.of(program.timezone), program.policies, rules, tiers)
+
+    def awaits(self, event_type: str) -> bool:
+        """Whether points of some wallet or rule wait for events of the type."""
+        pending = [policy.pending for policy in self.policies.wallets.values()]
+        return any(isinstance(one, EventPending) and one.event_type == event_type for one in pending) or (
+            self.rules is not None and event_type in self.rules.awaits
+        )
 
 
 # The programs that had no tiers a moment ago: most never have any, and must not be asked for them at every event.

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from loyalty.infra.money import to_minor
 from loyalty.programs.calendar import Calendar
-from loyalty.programs.policies import DEFAULTS, Policies
+from loyalty.programs.policies import DEFAULTS, EventPending, Policies
 from loyalty.rules.award import (
     ONE,
     ActiveCampaign,
@@ -66,9 +66,20 @@ _PERIODS: Final = (
 
 
 class CompiledRules:
-    """A published version, ready to award."""
+    """A published version, ready to award. `awaits` are the types of event that points of its rules wait for."""
 
-    __slots__ = ("_any", "_by_type", "_calendar", "_counted", "_kept", "_measures", "_stacking", "_tests", "version")
+    __slots__ = (
+        "_any",
+        "_by_type",
+        "_calendar",
+        "_counted",
+        "_kept",
+        "_measures",
+        "_stacking",
+        "_tests",
+        "awaits",
+        "version",
+    )
 
     def __init__(
         self,
@@ -92,6 +103,7 @@ class CompiledRules:
             event: _listening(rules, event) for event in {event for rule in rules for event in rule.events or ()}
         }
         self._any = _listening(rules, None)
+        self.awaits = frozenset([rule.pending.event_type for rule in rules if isinstance(rule.pending, EventPending)])
 
     def award(
         self,

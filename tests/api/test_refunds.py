@@ -109,7 +109,7 @@ def test_more_than_was_bought_is_refused(shop: httpx.Client) -> None:
 def test_a_purchase_belongs_to_its_member(shop: httpx.Client) -> None:
     buy(shop, "p", "50.00")
     refused = refund(shop, "r", "p", member={"external_id": "grace"})
-    assert (refused.status_code, refused.json()["code"]) == (409, "refund_of_another_member")
+    assert (refused.status_code, refused.json()["code"]) == (409, "event_of_another_member")
     assert available(shop) == 50
 
 
@@ -282,6 +282,35 @@ def test_points_wait_for_an_event(api: httpx.Client) -> None:
     assert first["balances"]["points"] == {"available": 100, "pending": 0, "held": 0}
     assert shop.post("/v1/events", json=body).json() == {**first, "replayed": True}
     assert taken(refund(shop, "r", "p")) == 100
+    stranger = shop.post("/v1/events", json=event("x", "delivered", refers_to="q", member={"external_id": "grace"}))
+    assert stranger.status_code == 201  # it waits for a purchase of that member
+    buy(shop, "q", "50.00")
+    shop.post("/v1/events", json=event("dq", "delivered", refers_to="q"))
+    assert available(shop) == 50
+
+
+def test_a_delivery_of_somebody_else_changes_nothing(api: httpx.Client) -> None:
+    policies(api, wallets={"points": {"pending": {"type": "event", "event_type": "delivered"}}})
+    shop = publish(api, BASE_RULE)
+    buy(shop, "p", "100.00")
+    refund(shop, "r", "p", "40.00")
+    stranger = shop.post("/v1/events", json=event("x", "delivered", refers_to="p", member={"external_id": "grace"}))
+    assert (stranger.status_code, stranger.json()["code"]) == (409, "event_of_another_member")
+    assert taken(refund(shop, "r2", "p")) == 60
+
+
+def test_a_delivery_before_its_purchase_waits_for_it(api: httpx.Client) -> None:
+    """Case 3.21: with a refund before it too, in the order in which they were told."""
+    policies(api, wallets={"points": {"pending": {"type": "event", "event_type": "delivered"}}})
+    shop = publish(api, BASE_RULE)
+    assert refund(shop, "r", "p", "40.00").status_code == 201
+    body = event("d", "delivered", refers_to="p")
+    assert shop.post("/v1/events", json=body).json()["explanation"]["detail"]["parked"]["id"] == "p"
+    bought = buy(shop, "p", "100.00")
+    assert bought["balances"]["points"] == {"available": 60, "pending": 0, "held": 0}
+    assert bought["explanation"]["detail"]["activations"][0]["credits"][0]["points"] == 60
+    assert taken(refund(shop, "r2", "p")) == 60
+    assert available(shop) == 0
 
 
 def test_policies_change_as_a_whole_and_are_checked(api: httpx.Client) -> None:
