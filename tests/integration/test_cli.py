@@ -129,6 +129,9 @@ def test_the_ledger_from_the_command_line(run: Run, empty_database: Mongo) -> No
     assert run("ledger", "rebuild").stdout == "5 wallets were rebuilt.\n"
     assert run("ledger", "seal").stdout.startswith("Seal 1: 5 entries, ")
     assert run("ledger", "seal").stdout == "Nothing new to seal.\n"
+    seal = empty_database.seals.find_one()
+    assert seal is not None
+    assert run("ledger", "key").stdout == f"{seal['public_key'].hex()}\n"
     whole = run("ledger", "verify", "--progress")
     assert whole.returncode == 0
     assert whole.stdout == "5 members, 5 entries, 1 seals over 5\n50 points available\nThe ledger is whole.\n"
@@ -155,7 +158,7 @@ def test_the_api_document_is_printed(run: Run) -> None:
 
 def test_help_teaches(run: Run) -> None:
     text = run("--help").stdout
-    for command in ("migrate", "program", "key", "jobs", "ledger", "status", "openapi"):
+    for command in ("migrate", "program", "key", "jobs", "ledger", "receipt", "member", "status", "openapi"):
         assert command in text
 
 
