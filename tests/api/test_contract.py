@@ -71,9 +71,10 @@ def test_examples_work_as_they_stand(api: httpx.Client) -> None:
                 filled = path
                 for parameter in operation["parameters"]:
                     if parameter["in"] == "path":
-                        filled = filled.replace(f"{{{parameter['name']}}}", parameter["schema"]["examples"][0])
+                        named = str(parameter["schema"]["examples"][0])
+                        filled = filled.replace(f"{{{parameter['name']}}}", named)
                 answer = api.request(method, filled, json=example["value"], headers={"If-Match": '"v1"'})
-                assert answer.status_code in (200, 201, 403, 404, 409, 412), f"{method} {path}: {answer.text}"
+                assert answer.status_code in (200, 201, 202, 403, 404, 409, 412), f"{method} {path}: {answer.text}"
                 tried += 1
     assert tried >= 10
 
