@@ -20,7 +20,7 @@ from loyalty.infra.ids import entry_number
 from loyalty.infra.money import to_minor
 from loyalty.ledger import movements
 from loyalty.ledger.entry import Draft, entry_key, member_of, sequence_of
-from loyalty.ledger.state import SOMEDAY, Document, HoldNotOpen, Lot, Posting, Refusal, State, fold
+from loyalty.ledger.state import SOMEDAY, Document, HoldNotOpen, Lot, Posting, Refusal, State, fold, with_facets
 from loyalty.members.model import Member
 from loyalty.points.terms import Terms
 from loyalty.programs.lifetimes import activates_at, expires_at, lapses_at
@@ -76,22 +76,21 @@ def take_back(
 def park(fact: Fact, state: State, sequence: int, now: datetime) -> Draft:
     """The entry of a refund whose purchase is not known yet: it waits for it. TooManyWait."""
     source, event_id = fact.refers_to or ("", "")
-    facet = _waiting_too(state, fact, {"entry": sequence, **Wanted.of(fact).document()})
+    facet = _waiting_too(state.facets.get(PARKED), fact, {"entry": sequence, **Wanted.of(fact).document()})
     evidence = {"event": fact.evidence(), "parked": {"source": source, "id": event_id}}
     return Draft("park", fact.occurred_at or now, [], evidence, facets={PARKED: facet})
 
 
-def _waiting_too(state: State, fact: Fact, what: Document) -> Document:
+def _waiting_too(facet: Document | None, fact: Fact, what: Document) -> Document:
     """The facet with one more that waits for the event that the fact refers to. TooManyWait."""
     source, event_id = fact.refers_to or ("", "")
-    waiting = [*_parked(state), {"source": source, "id": event_id, **what}]
+    waiting = [*_parked(facet), {"source": source, "id": event_id, **what}]
     if len(waiting) > MOST_PARKED:
         raise TooManyWait("too many events wait for their purchase")
     return {"waiting": waiting}
 
 
-def _parked(state: State) -> Sequence[Document]:
-    facet = state.facets.get(PARKED)
+def _parked(facet: Document | None) -> Sequence[Document]:
     return facet["waiting"] if facet else ()
 
 
@@ -138,7 +137,8 @@ class _Recording:
             self._apply_parked()
         if waits:
             what = {"entry": self.sequence, "activates": self.fact.event.type, "at": self.occurred_at}
-            self.facets[PARKED] = _waiting_too(self.before, self.fact, what)
+            parked = self.facets.get(PARKED, self.before.facets.get(PARKED))
+            self.facets[PARKED] = _waiting_too(parked, self.fact, what)
             source, event_id = self.fact.refers_to or ("", "")
             self.evidence["parked"] = {"source": source, "id": event_id}
         return self._draft(kind)
@@ -433,7 +433,7 @@ class _Recording:
     def _apply_parked(self) -> None:
         """What waited for this event happens to it now. Refunds take what they can: they cannot be refused any more."""
         event = self.fact.event
-        waiting = _parked(self.before)
+        waiting = _parked(self.before.facets.get(PARKED))
         mine = [found for found in waiting if (found["source"], found["id"]) == (event.source, event.id)]
         if not mine:
             return

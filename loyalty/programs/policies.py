@@ -126,7 +126,9 @@ def _any_activity() -> list[Activity]:
 
 
 class InactivityExpiry(_Duration):
-    """All available points of the wallet lapse at the end of the day so long after the member's last activity."""
+    """All available points of the wallet lapse at the end of the day so long after the member's last activity in it.
+
+    To a refund, points that lapsed are points that were spent."""
 
     type: Literal["inactivity"] = Field(description="The kind of expiry.")
     activity: list[Activity] = Field(

@@ -77,7 +77,10 @@ class Till:
 
         def draft(state: State, sequence: int, now: datetime) -> Draft:
             if not fact.is_refund:
-                return engine.record(self.terms, self.member, fact, state, sequence, now, refers_to=purchase)
+                waits = fact.refers_to is not None and purchase is None and self.terms.awaits(fact.event.type)
+                return engine.record(
+                    self.terms, self.member, fact, state, sequence, now, refers_to=purchase, waits=waits
+                )
             if purchase is None:
                 return engine.park(fact, state, sequence, now)
             return engine.take_back(self.terms, self.member, fact, purchase, state, sequence, now)

@@ -296,3 +296,29 @@ def test_who_may_not_earn_gets_nothing_and_counts_for_no_tier() -> None:
     entry = till.buy("p", "100.00")
     assert (award(entry)["limits"], entry["postings"]) == (["earning_blocked"], [])
     assert "tier" not in entry["evidence"]
+
+
+# -- out of order -----------------------------------------------------------------------------------------------------
+
+
+def test_a_delivery_before_its_purchase_waits_for_it() -> None:
+    """Case 3.21: their time runs from the purchase, which was later."""
+    till = Till(terms(**points(pending=DELIVERED, expiry=YEAR)))
+    assert till.tell("d", "delivered", refers_to="p")["evidence"]["parked"] == {"source": "till", "id": "p"}
+    entry = till.wait(days=1).buy("p", "100.00")
+    assert (till.available, till.wallet().pending) == (100, 0)
+    assert entry["evidence"]["activations"][0]["parked"] == 1
+    assert "parked" not in till.head.state.facets
+    assert till.refund("r", "p")["state"]["wallets"]["points"]["available"] == 0
+
+
+def test_what_waits_can_be_waited_for() -> None:
+    """Case 3.21: a refund of a delivery that waits for its purchase does not make either wait for ever."""
+    fee = {"type": "fixed", "id": "fee", "points": 3, "wallet": "points", "events": ["delivered"]}
+    till = Till(terms(BASE, fee, **points(pending=DELIVERED)))
+    till.refund("r", "d")
+    till.tell("d", "delivered", refers_to="p")
+    assert [found["id"] for found in till.head.state.facets["parked"]["waiting"]] == ["p"]
+    till.buy("p", "100.00")
+    assert (till.available, till.wallet().pending, till.wallet().reversed) == (100, 0, 3)
+    assert "parked" not in till.head.state.facets
