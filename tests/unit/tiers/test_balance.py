@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from loyalty.ledger import movements
@@ -141,6 +141,9 @@ def ranks(scheme: Scheme, transitions: list[Transition]) -> list[tuple[datetime,
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
+@example(
+    [Step(timedelta(0), 8, lives=2), Step(DAY, 1, waits=48, lives=24)], Downgrade("one_level", 3), [], 300
+)  # a change that makes no other level is reviewed all the same
 @given(steps, downgrades, st.lists(st.integers(0, 400), max_size=5), st.sampled_from([0, 5, 90, 300]))
 def test_a_balance_is_followed_through_time(
     taken: list[Step], downgrade: Downgrade, jobs: list[int], rest: int

@@ -200,7 +200,7 @@ class TestLevels:
         anna.told(at(2026, 6, 1), 450)
         pending = anna.at(at(2027, 1, 10))
         assert (pending.level, pending.drop_at, pending.projected_level) == ("gold", at(2027, 1, 31), "silver")
-        assert pending.to_stay == 50
+        assert pending.to_stay == 500  # in this year; or 50 that are told late of the last one
         late = Anna(anna.scheme)
         late.facet = anna.facet
         late.told(at(2027, 1, 20), 50, day=date(2026, 12, 31))
