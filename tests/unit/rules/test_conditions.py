@@ -543,6 +543,20 @@ def test_recurrences_agree_with_dateutil(rule: str, start: date) -> None:
 
 
 @pytest.mark.parametrize(
+    ("rule", "named"),
+    [  # the week's first day decides which weeks are left out: the example of RFC 5545
+        ("FREQ=WEEKLY;INTERVAL=2;COUNT=4;BYDAY=TU,SU;WKST=MO", [5, 10, 19, 24]),
+        ("FREQ=WEEKLY;INTERVAL=2;COUNT=4;BYDAY=TU,SU;WKST=SU", [5, 17, 19, 31]),
+        ("FREQ=DAILY;UNTIL=19970807", [5, 6, 7]),
+    ],
+)
+def test_recurrences_of_a_month(rule: str, named: list[int]) -> None:
+    recurs = compile_condition(condition({"recurs": rule, "from": "1997-08-05"}), BERLIN, "EUR")
+    noons = {day: datetime(1997, 8, day, 10, tzinfo=timezone.utc) for day in range(1, 32)}
+    assert [day for day, noon in noons.items() if recurs(purchase(occurred_at=noon))] == named
+
+
+@pytest.mark.parametrize(
     "rule",
     [
         "FREQ=DAILY;BYMONTH=2;BYMONTHDAY=30",
