@@ -30,7 +30,7 @@ from loyalty.rules.facts import Facts, Line, MemberFacts, Payment
 from loyalty.rules.shares import spread
 from loyalty.tiers import engine as tiers
 from loyalty.tiers.engine import FACET as TIER
-from loyalty.tiers.engine import Level, Scheme, Transition
+from loyalty.tiers.engine import Level, Running, Scheme, Transition
 
 Clock = Literal["recorded", "occurred"]
 
@@ -142,8 +142,10 @@ class _History:
         "_counters",
         "_draft",
         "_evaluator",
+        "_facts",
         "_issued",
         "_now",
+        "_opening",
         "_person",
         "_plan",
         "_real",
@@ -164,8 +166,10 @@ class _History:
         self._rules = plan.terms.rules
         self._calendar = plan.terms.calendar
         self._counters: Document = facets.get(COUNTERS, {})
-        self._tier: Document | None = facets.get(TIER)
-        self._real_tier: Document | None = self._tier
+        self._opening: Document | None = facets.get(TIER)
+        self._real_tier: Document | None = self._opening
+        self._tier: Running | None = None
+        self._facts: dict[str | None, MemberFacts] = {None: person.facts}
         self._balance = plan.terms.tiers is not None and plan.terms.tiers.looks_at_balance
         self._draft, self._real = Purse.of(opening["wallets"]), Purse.of(opening["wallets"])
         self._issued: dict[str, list[int]] = {}  # issued by draft and really, taken back by draft and really
@@ -189,20 +193,25 @@ class _History:
             self._note_real(award)
             if award.get("limits") != ["earning_blocked"]:
                 self._decide(entry, event, now)
-        if "refund" in evidence:
-            self._refund(evidence["refund"], event, now)
-        if "activated" in evidence:
-            self._activate(evidence["activated"]["of"], event, now)
-        for parked in evidence.get("refunds", ()):
-            self._refund(parked, parked, now)
-        if within:
-            # What an award says of its tier is a text; what an entry says of the changes of a tier is a list of them.
-            for change in evidence.get("tier", ()):
-                self._totals.add(1, "moves", change["from"], change["to"], REAL)
+        if len(evidence) > 2 or not decided:
+            self._follow(evidence, now, within=within)
         if "state" in entry:
             self._real_tier = entry["state"].get("facets", {}).get(TIER, self._real_tier)
         if self._balance:
             self._settle(now)
+
+    def _follow(self, evidence: Mapping[str, Any], now: datetime, *, within: bool) -> None:
+        """What the entry did to purchases before it, and what it really did to the tier."""
+        event = evidence.get("event")
+        if "refund" in evidence:
+            self._refund(evidence["refund"], event or {}, now)
+        if "activated" in evidence:
+            self._activate(evidence["activated"]["of"], event or {}, now)
+        for parked in evidence.get("refunds", ()):
+            self._refund(parked, parked, now)
+        if within:
+            for change in evidence.get("tier", ()):
+                self._totals.add(1, "moves", change["from"], change["to"], REAL)
 
     def close(self) -> None:
         """The end of the span: what is open, where everybody stands, who got more and who less."""
@@ -219,8 +228,10 @@ class _History:
         for side, purse in ((DRAFT, self._draft), (REAL, self._real)):
             for wallet, points in purse.open(plan.end).items():
                 totals.add(points, "open", wallet, side)
-        for side, facet in ((DRAFT, self._tier), (REAL, self._real_tier)):
-            totals.add(1, "levels", NO_TIER if facet is None else facet["level"], side)
+        draft = self._tier.level.id if self._tier is not None else NO_TIER
+        real = NO_TIER if self._real_tier is None else self._real_tier["level"]
+        totals.add(1, "levels", draft, DRAFT)
+        totals.add(1, "levels", real, REAL)
         totals.add(1, "members")
         totals.add(self.events, "events")
         if self._issued:
@@ -312,9 +323,12 @@ class _History:
         rules, calendar = self._rules, self._calendar
         if rules is None:
             return
-        occurred_at, person = entry["occurred_at"], self._person
+        occurred_at = entry["occurred_at"]
         level = self._settle(now)
-        member = person.facts if level is None else person.facts._replace(tier=level.id)
+        tier = None if level is None else level.id
+        member = self._facts.get(tier)
+        if member is None:
+            member = self._facts[tier] = self._person.facts._replace(tier=tier)
         currency = event.get("currency") or self._plan.terms.program.currency
         items, payments = event.get("items"), event.get("payments")
         facts = Facts(
@@ -478,30 +492,20 @@ class _History:
         if scheme is None:
             return None
         state = self._draft.state(now) if self._balance else _NOTHING
-        facet, changes = tiers.settle(
-            self._tier, scheme, self._calendar, now, joined_on=self._person.joined_on, state=state
-        )
-        self._tier = facet
+        if self._tier is None:
+            joined_on = self._person.joined_on
+            self._tier = Running(self._opening, scheme, self._calendar, now, joined_on=joined_on, state=state)
+        changes = self._tier.settle(scheme, now, state=state)
         if changes:
             self._note_moves(changes)
-        return scheme.levels[scheme.ranks[facet["level"]]]
+        return self._tier.level
 
     def _count(self, day: date, earned: Mapping[str, int], spend: int, visits: int, now: datetime) -> None:
         scheme = self._scheme(now)
-        if scheme is None:
+        if scheme is None or self._tier is None:
             return
-        self._tier, changes = tiers.count(
-            self._tier,
-            scheme,
-            self._calendar,
-            day=day,
-            earned=earned,
-            spend=spend,
-            visits=visits,
-            now=now,
-            joined_on=self._person.joined_on,
-            state=self._draft.state(now) if self._balance else _NOTHING,
-        )
+        state = self._draft.state(now) if self._balance else _NOTHING
+        changes = self._tier.count(scheme, day=day, earned=earned, spend=spend, visits=visits, now=now, state=state)
         if changes:
             self._note_moves(changes)
 

@@ -114,7 +114,7 @@ def evaluate_part(db: Mongo, plan: Plan, part: Part) -> Done:
     evaluator = Evaluator(plan, totals)
     people = _people(db, plan.terms.program, part)
     events = 0
-    for number, opening, entries in _histories(db, plan, part):
+    for number, opening, entries in histories(db, plan, part):
         person = people.get(number)
         if person is not None:
             events += evaluator.member(person, opening, entries)
@@ -133,7 +133,7 @@ def run(
 
     An exception in a process ends the run.
     """
-    if uri is None or processes < 2 or len(parts) < 2:
+    if uri is None or not parts:
         plan = plan_of(db, spec)
         for part in parts:
             yield evaluate_part(db, plan, part)
@@ -161,7 +161,7 @@ def _people(db: Mongo, program: Program, part: Part) -> dict[int, Person]:
     }
 
 
-def _histories(db: Mongo, plan: Plan, part: Part) -> Iterator[tuple[int, Document, Iterator[Document]]]:
+def histories(db: Mongo, plan: Plan, part: Part) -> Iterator[tuple[int, Document, Iterator[Document]]]:
     """The members of whom something is in the span: the number, the state before, and the entries from then on."""
     query: Document = {"_id": _numbers(part), "program": plan.terms.program.id}
     fields: Document = dict(_FIELDS)
