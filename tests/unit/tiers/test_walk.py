@@ -16,6 +16,7 @@ from loyalty.tiers.engine import (
     Basis,
     Downgrade,
     Level,
+    Running,
     Scheme,
     Transition,
     Window,
@@ -170,6 +171,29 @@ def test_jobs_change_nothing(story: Story) -> None:
         day += DAY
     assert play(story, [*story.jobs, story.end]) == at_once
     assert play(story, [*midnights, story.end]) == at_once
+
+
+@settings(deadline=None, max_examples=EXAMPLES)
+@given(stories().filter(lambda story: bool(story.facts)))
+def test_a_run_in_memory_is_the_same(story: Story) -> None:
+    """What a back-test keeps open between the facts comes to what is packed after each."""
+    first = story.facts[0].told_at
+    running = Running(None, story.scheme, story.calendar, first, joined_on=story.joined_on, state=NOTHING)
+    transitions = []
+    for fact in story.facts:
+        transitions += running.count(
+            story.scheme,
+            day=fact.day,
+            earned={},
+            spend=0,
+            visits=fact.amount,
+            now=fact.told_at,
+            state=NOTHING,
+        )
+    transitions += running.settle(story.scheme, story.end, state=NOTHING)
+    facet, expected = play(story, [story.end])
+    assert facet is not None
+    assert (running.level.id, transitions) == (facet["level"], expected)
 
 
 @settings(deadline=None, max_examples=EXAMPLES)
