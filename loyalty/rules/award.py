@@ -288,7 +288,8 @@ class Limits:
             left = max(0, self._budgets.get(campaign.id, 0) - self.drawn.get(campaign.id, 0))
             if left < points:
                 points, reason = left, "budget"
-            self.drawn[campaign.id] = self.drawn.get(campaign.id, 0) + points
+            if points:
+                self.drawn[campaign.id] = self.drawn.get(campaign.id, 0) + points
         for limit in limits:
             if limit.key is not None:
                 self._tally.add(limit.key, points)

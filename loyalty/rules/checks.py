@@ -48,6 +48,10 @@ def defects(rule_set: RuleSet, currency: str, *, wallets: Collection[str] | None
                 found.append(_defect(f"{pointer}/wallet", "unknown_wallet", detail))
     for index, rule in enumerate(rule_set.rules):
         found += _of_rule(rule, f"/rules/{index}", rule_set, currency)
+    for index, campaign in enumerate(rule_set.campaigns):
+        if campaign.budget is not None:  # a limit that does not hold is worse than none
+            detail = "Budgets over all members cannot be kept in this release. Limit each member with `caps`."
+            found.append(_defect(f"/campaigns/{index}/budget", "unsupported", detail))
     for pointer, over, condition in conditions(rule_set):
         for defect in check(condition, over, currency=currency):
             found.append({**defect, "pointer": pointer + defect["pointer"]})

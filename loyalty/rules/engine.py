@@ -346,7 +346,7 @@ class _Compiler:
             ends_at=campaign.ends_at,
             when=self._when(campaign.when),
             limits=_limits(campaign.caps, f"campaign:{campaign.id}", "campaign_"),
-            has_budget=False,
+            has_budget=campaign.budget is not None,
         )
 
     def _when(self, condition: Condition | None) -> Callable[[Facts], bool] | None:

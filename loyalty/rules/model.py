@@ -152,6 +152,15 @@ Rule = Annotated[
 Earning = (PointsPerSpend, PointsPerItem, PointsPerVisit, FixedPoints)
 
 
+class Budget(Body):
+    """What a campaign may cost."""
+
+    points: Cap | None = _optional(None, "Points that it may give to all members together.", examples=[1_000_000])
+    amount: Amount | None = _optional(
+        None, "What these points may be worth, by the program's points_payment.", examples=["10000.00"]
+    )
+
+
 class Campaign(Body):
     """Rules that run together for a time, with limits of their own."""
 
@@ -162,6 +171,9 @@ class Campaign(Body):
     when: When | None = _optional(None, "The condition under which its rules apply.")
     wallet: WalletName = Field("points", description="The wallet whose points its limits count.")
     caps: Caps | None = _optional(None, "Limits on what its rules give a member together.")
+    budget: Budget | None = _optional(
+        None, "Limits on what its rules give to all members together. Not supported in this release: refused."
+    )
 
 
 class RuleSet(Body):

@@ -152,6 +152,29 @@ class TestCampaigns:
         assert [(line.wallet, line.points) for line in given.lines] == [("points", 5), ("status", 20)]
 
 
+class TestBudgets:
+    def test_no_more_than_the_campaign_has_left(self) -> None:
+        campaign = {"id": "spring", "budget": {"points": 1000}}
+        member = Member(compiled({**BASE, "campaign": "spring"}, {**BASE, "id": "c"}, campaigns=[campaign]))
+        given = member.buys(20, budgets={"spring": 15})
+        assert [(line.rule, line.points, line.reason) for line in given.lines] == [
+            ("base", 15, "budget"), ("c", 20, None),
+        ]  # fmt: skip
+        assert given.drawn == (("spring", 15),)
+
+    def test_its_rules_draw_from_it_together(self) -> None:
+        campaign = {"id": "spring", "budget": {"points": 1000}}
+        rules = [{**BASE, "id": name, "campaign": "spring"} for name in ("a", "b")]
+        given = Member(compiled(*rules, campaigns=[campaign])).buys(20, budgets={"spring": 30})
+        assert ([line.points for line in given.lines], given.drawn) == ([20, 10], (("spring", 30),))
+
+    def test_what_nobody_has_reserved_is_not_given(self) -> None:
+        campaign = {"id": "spring", "budget": {"points": 1000}}
+        given = Member(compiled({**BASE, "campaign": "spring"}, campaigns=[campaign])).buys(20)
+        assert [(line.points, line.reason) for line in given.lines] == [(0, "budget")]
+        assert given.drawn == ()
+
+
 class TestCounters:
     def test_conditions_see_what_was_before_the_event(self) -> None:
         first = {"field": "counters.purchases.month", "op": "=", "value": 0}
