@@ -20,7 +20,7 @@ from loyalty.infra.ids import entry_number
 from loyalty.infra.money import to_minor
 from loyalty.ledger import movements
 from loyalty.ledger.entry import Draft, entry_key, member_of, sequence_of
-from loyalty.ledger.state import SOMEDAY, Document, HoldNotOpen, Lot, Posting, Refusal, State, fold, with_facets
+from loyalty.ledger.state import SOMEDAY, Document, HoldNotOpen, Lot, Posting, Refusal, State, fold
 from loyalty.members.model import Member
 from loyalty.points.terms import Terms
 from loyalty.programs.lifetimes import activates_at, expires_at, lapses_at

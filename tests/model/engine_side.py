@@ -16,6 +16,8 @@ from loyalty.ledger.entry import Draft
 from loyalty.ledger.state import Document, Lot, Posting, State
 from loyalty.members.model import Member
 from loyalty.points import wallets
+from loyalty.points.acts import _reviewing
+from loyalty.points.settling import Tiering
 from loyalty.points.terms import Terms
 from loyalty.programs.calendar import Calendar
 from loyalty.programs.model import Program
@@ -27,7 +29,7 @@ from loyalty.rules.engine import compile_rules
 from loyalty.rules.model import RuleSet
 from loyalty.tiers import engine as tiers
 from loyalty.tiers.engine import Basis, Downgrade, Level, Scheme, Standing, Window
-from tests.model.chain import MEMBER, Chain
+from tests.model.chain import MEMBER, Chain, Decide
 
 Json = dict[str, Any]
 CURRENCY = "USD"
@@ -101,7 +103,7 @@ class Engine:
 
     def counted(self, key: str, now: datetime) -> int | None:
         """What a counter has in the period of `now`."""
-        return Tally(self.chain.head.state.facets.get(COUNTERS, {}), self.terms.calendar, now).value(key)
+        return Tally(self.chain.head.state.facets.get(COUNTERS, {}), self.terms.calendar.day(now)).value(key)
 
     # Events
 
@@ -117,7 +119,9 @@ class Engine:
                 return engine.park(fact, state, sequence, now)
             if fact.is_refund and purchase is not None:
                 return engine.take_back(self.terms, self.member, fact, purchase, state, sequence, now)
-            return engine.record(self.terms, self.member, fact, state, sequence, now, refers_to=purchase)
+            waits = fact.refers_to is not None and purchase is None and self.terms.awaits(event.type)
+            about = purchase if purchase is not None and purchase.waiting_for(event.type) else None
+            return engine.record(self.terms, self.member, fact, state, sequence, now, refers_to=about, waits=waits)
 
         entry = self.chain.append(decide, now)
         evidence = entry["evidence"]
@@ -137,7 +141,7 @@ class Engine:
             lapses = wallets.lapses(self.terms.program, state, wallet, now)
             return Draft("spend", now, moves, {}, lapses=lapses)
 
-        self.redemptions[label] = self.chain.append(decide, now)
+        self.redemptions[label] = self._append(decide, now)
 
     def cancel(self, label: Any, now: datetime) -> None:
         """A redemption is undone."""
@@ -156,7 +160,7 @@ class Engine:
             moves = movements.restore(state, wallet, lots, now=now, grace_days=grace, sequence=sequence)
             return Draft("cancel", now, moves, {})
 
-        self.chain.append(decide, now)
+        self._append(decide, now)
 
     def hold(self, wallet: str, points: int, seconds: int, now: datetime) -> int:
         """Points are set aside; the number of the hold."""
@@ -170,7 +174,7 @@ class Engine:
             key=("request", "test", str(len(self.chain.entries))),
             by="test",
         )
-        self.chain.append(act.decide(self.member), now)
+        self._append(act.decide(self.member), now)
         return self.chain.head.sequence
 
     def capture(self, wallet: str, number: int, points: int | None, now: datetime) -> None:
@@ -181,7 +185,7 @@ class Engine:
             lapses = wallets.lapses(self.terms.program, state, wallet, now)
             return Draft("capture", now, moves, {}, lapses=lapses)
 
-        self.chain.append(decide, now)
+        self._append(decide, now)
 
     def void(self, wallet: str, number: int, now: datetime) -> None:
         """Points that were set aside come back."""
@@ -207,8 +211,16 @@ class Engine:
         """How a payment names the hold."""
         return entry_id(MEMBER << 24 | number)
 
+    def _append(self, decide: Decide, now: datetime) -> Document:
+        """Acts that are no events have the tier reviewed after them, as `points.acts` does."""
+        if self.terms.tiers is not None:
+            looks = self.terms.tiers.looks_at_balance or tiers.FACET in self.chain.head.state.facets
+            if looks:
+                decide = _reviewing(decide, Tiering(self.terms.tiers, self.terms.calendar, self.joined_on))
+        return self.chain.append(decide, now)
+
     def _move(self, kind: str, now: datetime, moves: Any) -> None:
         def decide(state: State, sequence: int, at: datetime) -> Draft:
             return Draft(kind, at, moves(state, sequence, at), {})
 
-        self.chain.append(decide, now)
+        self._append(decide, now)

@@ -31,6 +31,7 @@ def midnight(zone: str, day: date) -> datetime:
     return instant
 
 
+@lru_cache(maxsize=100_000)
 def local_day(zone: str, instant: datetime) -> date:
     """The day whose midnight was last; a clock set back across midnight does not bring the old day back."""
     day = instant.astimezone(ZoneInfo(zone)).date() - DAY
@@ -60,6 +61,7 @@ def days_back(day: date, *, days: int = 0, months: int = 0) -> date:
     return clamped - days * DAY
 
 
+@lru_cache(maxsize=100_000)
 def first_of(unit: str, day: date) -> date:
     """The first day of the day, ISO week, month, quarter or year that `day` is in."""
     while not (
@@ -73,6 +75,7 @@ def first_of(unit: str, day: date) -> date:
     return day
 
 
+@lru_cache(maxsize=100_000)
 def first_after(unit: str, day: date) -> date:
     """The first day of the next such period."""
     later = day + DAY

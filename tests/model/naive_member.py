@@ -273,15 +273,27 @@ class World:
         for awarded in awards:
             earned[awarded.wallet] = earned.get(awarded.wallet, 0) + awarded.points
         if event.get("refers_to") in self.known:
-            self.activate(self.known[event["refers_to"]], event["type"], min(occurred_at, now), now)
+            self.activate(self.known[event["refers_to"]], event["type"], occurred_at, now)
         spend = minor(event.get("amount")) or 0 if event["type"] == "purchase" else 0
         self.count_for_level(local_day(self.zone, occurred_at), earned, spend, int(event["type"] == "visit"))
         known = Known(event, occurred_at, awards, paid, [0] * len(event.get("items", [])))
         self.known[event["id"]] = known
-        waiting = [refund for refund in self.parked if refund["refers_to"] == event["id"]]
-        self.parked = [refund for refund in self.parked if refund["refers_to"] != event["id"]]
-        for refund in waiting:
-            self.take_back(known, refund, now, lenient=True)
+        waiting = [one for one in self.parked if one["refers_to"] == event["id"]]
+        self.parked = [one for one in self.parked if one["refers_to"] != event["id"]]
+        for one in waiting:
+            if one["type"] == "refund":
+                self.take_back(known, one, now, lenient=True)
+            else:
+                self.activate(known, one["type"], one["occurred_at"], now)
+        refers_to = event.get("refers_to")
+        if refers_to is not None and refers_to not in self.known and self.waits_for(event["type"]):
+            self.parked.append({**event, "occurred_at": occurred_at})
+
+    def waits_for(self, what: str) -> bool:
+        """Whether any points of the program wait for such events."""
+        policies = [self.wallet(name).get("pending") for name in self.purses]
+        policies += [rule.get("pending") for rule in self.program["rules"]["rules"]]
+        return any(policy and policy.get("event_type") == what for policy in policies)
 
     def credit(self, one: Given, occurred_at: datetime, now: datetime) -> Awarded:
         """Points come in, and wait and end as the rule says, or else the policies of their wallet."""
@@ -453,7 +465,7 @@ class World:
         for one in known.awards:
             if one.awaits == what:
                 one.awaits, one.begins = None, None
-                one.ends = ends(self.zone, one.expiry, at)
+                one.ends = ends(self.zone, one.expiry, min(max(at, known.occurred_at), now))
                 points = one.points - one.target
                 self.purses[one.wallet].begin(points, SOMEDAY, None, new_end=one.ends)
                 self.purses[one.wallet].pass_time(now)

@@ -151,8 +151,12 @@ bases = optional(
 
 
 def rule_of(kind: str, required: dict[str, Any], fields: dict[str, Any]) -> st.SearchStrategy[Json]:
-    """Rules of a kind; the id comes later."""
-    return st.fixed_dictionaries({"type": st.just(kind), **required}, optional=fields)
+    """Rules of a kind, with few of the fields, or they would hardly ever apply; the id comes later."""
+
+    def with_these(names: list[str]) -> st.SearchStrategy[Json]:
+        return st.fixed_dictionaries({"type": st.just(kind), **required, **{name: fields[name] for name in names}})
+
+    return st.lists(st.sampled_from(sorted(fields)), max_size=3, unique=True).flatmap(with_these)
 
 
 def in_full(rule: Json) -> Json:
@@ -208,8 +212,9 @@ def _numbered(rules: list[Json], campaign: Json, first_wins: bool, rest: Json) -
 
 plain_rule = st.just({"type": "points_per_spend", "points": 1, "per": "1.00"})
 rule_sets = st.builds(
-    _numbered,
-    st.lists(st.one_of(plain_rule, rules), min_size=1, max_size=5),
+    lambda first, others, *rest: _numbered([first, *others], *rest),
+    plain_rule,
+    st.lists(rules, max_size=4),
     campaigns,
     st.booleans(),
     optional(stacking=st.sampled_from(["multiply", "add", "best"])),
@@ -234,6 +239,7 @@ windows = st.one_of(
     st.just({"type": "lifetime"}),
 )
 bases_of_tiers = st.one_of(
+    st.just({"type": "balance", "wallet": "points"}),
     st.builds(lambda wallet: {"type": "earned", "wallet": wallet}, st.sampled_from(WALLETS)),
     st.just({"type": "spend"}),
     st.just({"type": "visits"}),
@@ -241,7 +247,7 @@ bases_of_tiers = st.one_of(
 tiers = st.builds(
     lambda basis, window, levels, to, grace: {
         "basis": basis,
-        "window": window,
+        "window": {"type": "lifetime"} if basis["type"] == "balance" else window,
         "levels": levels,
         "downgrade": {"to": to, "grace_days": grace},
     },
