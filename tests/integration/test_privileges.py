@@ -150,12 +150,16 @@ def test_the_application_works_with_the_rights_that_it_gets(site: Application, k
         reward = post("/v1/rewards", {"name": "Coffee", "cost": 10})["id"]
         post("/v1/redemptions", {"member": member, "reward": reward})
         post("/v1/adjustments", {"member": member, "points": 5, "reason": "goodwill"})
+        limited = post("/v1/rewards", {"name": "Cup", "cost": 10, "stock": 1})["id"]
+        bought = post("/v1/redemptions", {"member": member, "reward": limited})["entry"]["id"]
+        post(f"/v1/redemptions/{bought}/cancel", {})
+        post("/v1/members/ext:2/merge", {"into": member})
         post("/v1/programs", {"id": "second", "name": "Second", "currency": "EUR"})
         post("/v1/keys", {"name": "till", "scopes": ["events:write"]})
         uploaded = api.post("/v1/files", content=b"hello", headers={"Content-Type": "text/plain"})
         assert uploaded.status_code in (201, 415, 422), uploaded.text  # whichever form it takes, the store answered
         assert api.get("/v1/members/ext:1/balance").json()["wallets"]["points"]["available"] == 50 + 18 - 10 + 5
-        assert len(api.get("/v1/members/ext:1/entries").json()["data"]) == 21
+        assert len(api.get("/v1/members/ext:1/entries").json()["data"]) == 24
         assert api.get("/readyz").status_code == 200
 
 
