@@ -29,7 +29,9 @@ def examples() -> list[tuple[str, Any]]:
 
 
 def matches(shown: Any, given: Any) -> bool:
-    """Whether `given` is what is `shown`, where `…` in a text stands for anything."""
+    """Whether `given` is what is `shown`, where `…` stands for any value, and within a text for any characters."""
+    if shown == "…":
+        return True
     if isinstance(shown, str) and "…" in shown:
         pattern = ".*".join(re.escape(part) for part in shown.split("…"))
         return given is None or (isinstance(given, str) and re.fullmatch(pattern, given) is not None)
