@@ -251,12 +251,16 @@ def change(
 
 
 def freeze(db: Mongo, number: int, *, entry: str, why: str, at: datetime) -> bool:
-    """Let nothing be spent of the member `number`, whose `entry` is broken; False if that is so already, or nobody."""
+    """Let nothing be spent of the member `number`, whose `entry` is broken; False if that is so already, or nobody.
+
+    A member into which that one was merged has its points, and is frozen too.
+    """
     mark = {"at": at, "entry": entry, "why": why}
-    result = db[COLLECTION].update_one(
-        {"_id": Int64(number), "frozen": None}, {"$set": {"frozen": mark, "updated_at": at}, "$inc": {"version": 1}}
+    result = db[COLLECTION].update_many(
+        {"$or": [{"_id": Int64(number)}, {"absorbed": Int64(number)}], "frozen": None},
+        {"$set": {"frozen": mark, "updated_at": at}, "$inc": {"version": 1}},
     )
-    return result.modified_count == 1
+    return result.modified_count > 0
 
 
 def unfreeze(db: Mongo, member: Member, *, clock: Clock) -> Member:

@@ -93,7 +93,8 @@ def unfreeze(db: Mongo, program: str, text: str, *, reason: str, by: str, clock:
     """Let a member spend again, and resolve its violations with the reason. NotFound. Again changes nothing."""
     member = members.find(db, program, text)
     resolution = {"resolved_at": clock(), "reason": reason, "by": by}
-    db[VIOLATIONS].update_many({"member": Int64(member.number), "resolved_at": None}, {"$set": resolution})
+    chains = [Int64(number) for number in (member.number, *member.absorbed)]
+    db[VIOLATIONS].update_many({"member": {"$in": chains}, "resolved_at": None}, {"$set": resolution})
     return members.unfreeze(db, member, clock=clock)
 
 

@@ -119,7 +119,7 @@ def test_what_was_sound_yesterday_is_found_by_the_patrol(work: Work) -> None:
 
 
 def test_the_patrol_comes_round(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(work.db, members=6, length=10, first=21)
+    fill(work.db, members=6, length=25, first=21)
     monkeypatch.setattr(monitor, "_PATROL", 25)
     seen = []
     while 0 not in seen:
@@ -128,7 +128,7 @@ def test_the_patrol_comes_round(work: Work, monkeypatch: pytest.MonkeyPatch) -> 
     assert len(seen) > 2
     assert seen[:-1] == sorted(set(seen[:-1]))
     for member in (1, 2, *range(21, 27)):
-        work.db.ledger.update_one({"_id": entry_key(member, 2)}, {"$set": {"evidence.note": "x"}})
+        work.db.ledger.update_one({"_id": entry_key(member, 1)}, {"$set": {"evidence.note": "x"}})
     for _ in seen:
         minute(work)
     assert len(proofs.open_violations(work.db)) == 8  # no chain is left out between two parts
@@ -162,6 +162,15 @@ def test_a_resolved_violation_does_not_freeze_again_unless_it_is_another(work: W
     db.ledger.update_one({"_id": number}, {"$inc": {"postings.0.points": 1}})
     minute(work)
     assert frozen(db) == {2: entry_id(number)}
+
+
+def test_whoever_took_over_a_broken_chain_is_frozen_too(work: Work) -> None:
+    work.db.members.update_one({"_id": 1}, {"$set": {"absorbed": [2]}})
+    work.db.ledger.update_one({"_id": entry_key(2, 3)}, {"$set": {"evidence.note": "x"}})
+    minute(work)
+    assert frozen(work.db) == dict.fromkeys((1, 2), entry_id(entry_key(2, 3)))
+    thawed = proofs.unfreeze(work.db, "main", "ext:1", reason="seen", by="test", clock=system_clock)
+    assert (thawed.frozen, proofs.open_violations(work.db)) == (None, [])
 
 
 def test_a_later_term_is_not_undone(work: Work) -> None:
