@@ -14,7 +14,7 @@ from typing import Any
 
 from loyalty.events import engine
 from loyalty.events.model import NewEvent
-from loyalty.events.service import read
+from loyalty.events.reading import read
 from loyalty.ledger.append import Operation, preview
 from loyalty.ledger.entry import Draft, Head
 from loyalty.ledger.state import State

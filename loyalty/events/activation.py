@@ -7,8 +7,8 @@ from typing import Final
 
 from loyalty.events import refunds
 from loyalty.events.model import NothingWaits, Overtaken
+from loyalty.events.references import find, ordinal_key
 from loyalty.events.refunds import Purchase
-from loyalty.events.service import find, ordinal_key
 from loyalty.infra.ids import entry_id, member_id
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import IdempotencyConflict, Problem, Unavailable

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import Field
 
-from loyalty.events import activation, service
+from loyalty.events import activation, reading, service
 from loyalty.events.fact import Fact
 from loyalty.events.model import (
     BATCH_BYTES,
@@ -130,7 +130,7 @@ def record_batch(context: Context, raw: bytes) -> Reply[BatchResult]:
     in the order of the events, and a refused one does not touch the others. After a lost answer send it all again."""
     with _one_batch:
         is_lines = context.request.mimetype == "application/x-ndjson"
-        values = service.split_lines(raw) if is_lines else service.split_array(raw)
+        values = reading.split_lines(raw) if is_lines else reading.split_array(raw)
         if len(values) > MOST_IN_A_BATCH:
             raise TooManyEvents(f"Send at most {MOST_IN_A_BATCH} events in one batch.", max_events=MOST_IN_A_BATCH)
         db, clock = context.services.db, context.services.clock
@@ -164,7 +164,7 @@ def activate_points(context: Context, entry: AwardPath) -> Reply[ActOut]:
 
 def _read(context: Context, event: NewEvent) -> tuple[Terms, Fact]:
     current = terms.current(context.services.db, context.program)
-    return current, service.read(event, current.program, now=context.services.clock())
+    return current, reading.read(event, current.program, now=context.services.clock())
 
 
 def _client_key(context: Context) -> bytes | None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from loyalty.events import engine
 from loyalty.events.model import NewEvent
+from loyalty.events.reading import read
 from loyalty.events.refunds import Purchase
-from loyalty.events.service import read
 from loyalty.holds import service as holds
 from loyalty.infra.ids import entry_id
 from loyalty.ledger import movements

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from loyalty.events import engine, service
+from loyalty.events import engine, reading
 from loyalty.events.fact import Fact
 from loyalty.events.model import NewEvent
 from loyalty.events.refunds import Purchase
@@ -60,7 +60,7 @@ class Till:
         event: Json = {"source": "till", "id": name, "type": kind, "member": {"external_id": "ada"}, **fields}
         if amount is not None:
             event |= {"amount": amount, "currency": "USD"}
-        fact = service.read(NewEvent.model_validate_json(orjson.dumps(event)), self.terms.program, now=self.now)
+        fact = reading.read(NewEvent.model_validate_json(orjson.dumps(event)), self.terms.program, now=self.now)
         return self.append(self.decide(fact))
 
     def buy(self, name: str, amount: str, **fields: Any) -> Document:

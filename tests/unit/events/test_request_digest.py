@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 import orjson
 import pytest
 
-from loyalty.events import service
+from loyalty.events import reading
 from loyalty.events.model import NewEvent
 from loyalty.programs.model import Program
 
@@ -39,14 +39,14 @@ PURCHASE = {
     ],
 )
 def test_the_digest_of_a_request_stays_what_it_was(event: dict[str, object], digest: str) -> None:
-    fact = service.read(NewEvent.model_validate_json(orjson.dumps(event)), PROGRAM, now=NOW)
+    fact = reading.read(NewEvent.model_validate_json(orjson.dumps(event)), PROGRAM, now=NOW)
     assert fact.request.hex() == digest
 
 
 def test_writing_the_same_differently_is_the_same_request() -> None:
     defaults = {**SMALLEST, "items": [], "payments": [], "metadata": {}, "store": None}
     one, other = (
-        service.read(NewEvent.model_validate_json(orjson.dumps(event)), PROGRAM, now=NOW)
+        reading.read(NewEvent.model_validate_json(orjson.dumps(event)), PROGRAM, now=NOW)
         for event in (SMALLEST, dict(reversed(defaults.items())))
     )
     assert one.request == other.request
