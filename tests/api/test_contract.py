@@ -39,7 +39,17 @@ def document() -> dict[str, Any]:
     return cast("dict[str, Any]", create_app(settings).spec)
 
 
-schema = schemathesis.openapi.from_dict(document())
+def shallow(spec: dict[str, Any]) -> dict[str, Any]:
+    """The document with conditions that hold no further ones: what is made up for it has an end."""
+    for name in ("AllOf-Input", "AnyOf-Input", "NoneOf-Input", "Not-Input", "Lines-Input"):
+        for field in spec["components"]["schemas"][name]["properties"].values():
+            holder = field.get("items", field)
+            if "anyOf" in holder:
+                holder["anyOf"] = [form for form in holder["anyOf"] if not form["$ref"].endswith("-Input")]
+    return spec
+
+
+schema = schemathesis.openapi.from_dict(shallow(document()))
 
 
 @pytest.fixture(scope="module")
