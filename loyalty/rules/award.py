@@ -203,38 +203,45 @@ def candidate_of(
         multipliers = [one for one in multipliers if one.where is None or any(share.weights)]
     if not multipliers:
         return Candidate(rule, share, steps)
-    factors: list[tuple[int, Sequence[bool] | None]] = [] if tier == ONE else [(tier, None)]
-    weights = None
-    for one in multipliers:
-        factors.append((one.factor, None if one.where is None else order.column(one.where)))
-        points, weights = _value(rule, share, factors, stacking)
-        steps.append(points)
+    if all(one.where is None for one in multipliers):
+        factors = [] if tier == ONE else [tier]
+        numerator, denominator = rule.points * share.count * share.part[0], rule.per * share.part[1]
+        for one in multipliers:
+            factors.append(one.factor)
+            scale = ONE ** len(factors) if stacking == "multiply" else ONE
+            factor = _stacked(factors, scale, stacking)
+            steps.append(rounded_quotient(numerator * factor, denominator * scale, rule.rounding))
+        return Candidate(rule, share, steps, multipliers)
+    return _by_line(rule, share, steps, multipliers, tier=tier, stacking=stacking, order=order)
+
+
+def _by_line(
+    rule: ActiveRule,
+    share: Share,
+    steps: list[int],
+    multipliers: Sequence[ActiveRule],
+    *,
+    tier: int,
+    stacking: Stacking,
+    order: Order,
+) -> Candidate:
+    """The same where a multiplier is for some lines only: each line has the factors that are for it."""
+    factors = [[] if tier == ONE else [tier] for _ in share.weights]
+    numerator, denominator = rule.points * share.count * share.part[0], rule.per * share.part[1]
+    weights: Sequence[int] = share.weights
+    for count, one in enumerate(multipliers, start=1):
+        column = None if one.where is None else order.column(one.where)
+        for place, own in enumerate(factors):
+            if column is None or column[place]:
+                own.append(one.factor)
+        scale = ONE ** (count + 1) if stacking == "multiply" else ONE
+        weights = [
+            weight and weight * _stacked(own, scale, stacking)
+            for weight, own in zip(share.weights, factors, strict=True)
+        ]
+        divisor = denominator * sum(share.weights) * scale
+        steps.append(rounded_quotient(numerator * sum(weights), divisor, rule.rounding))
     return Candidate(rule, share, steps, multipliers, weights)
-
-
-def _value(
-    rule: ActiveRule, share: Share, factors: Sequence[tuple[int, Sequence[bool] | None]], stacking: Stacking
-) -> tuple[int, list[int] | None]:
-    """The points by all the factors, rounded once, and the weights of the lines where factors of some lines count."""
-    numerator = rule.points * share.count * share.part[0]
-    denominator = rule.per * share.part[1]
-    scale = ONE ** len(factors) if stacking == "multiply" else ONE
-    columns = [column for _, column in factors if column is not None]
-    if not columns:
-        factor = _stacked([factor for factor, _ in factors], scale, stacking)
-        return rounded_quotient(numerator * factor, denominator * scale, rule.rounding), None
-    by_lines: dict[tuple[bool, ...], int] = {}  # lines for which the same factors count have the same one
-    weights = []
-    for weight, *chosen in zip(share.weights, *columns, strict=True):
-        which = tuple(chosen)
-        factor = by_lines.get(which, -1)
-        if factor < 0:
-            scoped = iter(which)
-            counting = [factor for factor, column in factors if column is None or next(scoped)]
-            factor = by_lines[which] = _stacked(counting, scale, stacking)
-        weights.append(weight * factor)
-    points = rounded_quotient(numerator * sum(weights), denominator * sum(share.weights) * scale, rule.rounding)
-    return points, weights
 
 
 def _stacked(factors: Sequence[int], scale: int, stacking: Stacking) -> int:
