@@ -80,7 +80,7 @@ def entry_defects(entry: Mapping[str, Any], sequence: int, prev: bytes, before: 
 
 def _with_the_rest(wallets: dict[str, Document], entry: Mapping[str, Any], before: Mapping[str, Any]) -> Document:
     """The form of a state with these wallets, once the entry has set lapses and touched facets."""
-    for name, instant in entry.get("lapses", {}).items():
+    for name, instant in entry["lapses"].items() if "lapses" in entry else ():
         wallet = wallets.get(name, EMPTY.document())
         if wallet.get("lapses_at") != instant:
             wallets[name] = {**wallet, "lapses_at": instant}
@@ -89,8 +89,13 @@ def _with_the_rest(wallets: dict[str, Document], entry: Mapping[str, Any], befor
     facets = before.get("facets", {})
     if "touches" in entry:
         stored = entry["state"].get("facets", {})
-        facets = {**facets, **{name: stored.get(name) for name in entry["touches"]}}
-        facets = {name: facet for name, facet in facets.items() if facet is not None}
+        facets = dict(facets)
+        for name in entry["touches"]:
+            facet = stored.get(name)
+            if facet is None:
+                facets.pop(name, None)
+            else:
+                facets[name] = facet
     return {"wallets": wallets, "facets": facets} if facets else {"wallets": wallets}
 
 
