@@ -93,7 +93,7 @@ def terms(
 
 @dataclass
 class Replayed:
-    """What came of a replay. By wallet: points `issued` in all, and those `available`, `pending` and `expired` at its end.
+    """What came of a replay. By wallet: points `issued`, and those `available`, `pending` and `expired` at its end.
 
     `levels` counts the members on each level then, `moves` the changes of level, `cut` the purchases that a cap cut.
     """

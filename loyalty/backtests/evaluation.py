@@ -207,8 +207,9 @@ class _History:
             self._refund(evidence["refund"], event or {}, now)
         if "activated" in evidence:
             self._activate(evidence["activated"]["of"], event or {}, now)
-        for parked in evidence.get("refunds", ()):
-            self._refund(parked, parked, now)
+        for parked in evidence.get("refunds", ()):  # they came before their purchase; what they took is in minor units
+            amount = to_minor(parked["amount"], parked["currency"]) if "amount" in parked else None
+            self._refund(parked, {"amount": amount, "items": parked.get("items", ())}, now)
         if within:
             for change in evidence.get("tier", ()):
                 self._totals.add(1, "moves", change["from"], change["to"], REAL)

@@ -61,6 +61,11 @@ class TierQuery(Query):
     """When to look."""
 
     at: Timestamp | None = Field(None, description="An instant of the past: what was known then.")
+    happened_at: Timestamp | None = Field(
+        None,
+        description="An instant of the past: what had happened by then, also what was told later. Not for tiers that "
+        "look at a balance.",
+    )
 
 
 class ReleaseQuery(Query):
@@ -122,7 +127,8 @@ def read_tier(context: Context, member: MemberPath, query: TierQuery) -> Reply[T
     As it is at this moment, whether or not a job has written it down: the level, what is missing for the next one and
     to stay, and what becomes of it if nothing more happens."""
     program = programs.get(context.services.db, context.program)
-    place = service.place(context.services.db, program, member, now=context.services.clock(), at=query.at)
+    now = context.services.clock()
+    place = service.place(context.services.db, program, member, now=now, at=query.at, happened_at=query.happened_at)
     return Reply(_tier_out(place, program))
 
 

@@ -25,7 +25,7 @@ from loyalty.members import service as members
 from loyalty.members.model import Member
 from loyalty.programs.calendar import Calendar
 from loyalty.programs.model import Program
-from loyalty.tiers import engine
+from loyalty.tiers import as_of, engine
 from loyalty.tiers.engine import FACET, Basis, Downgrade, Level, Scheme, Standing, Transition, Window
 from loyalty.tiers.model import LevelBody, TierScheme, TiersNotPublished
 
@@ -278,16 +278,48 @@ def joined_on(member: Member, calendar: Calendar) -> date:
     return calendar.day(member.created_at)
 
 
-def place(db: Mongo, program: Program, member: str, *, now: datetime, at: datetime | None = None) -> Place:
-    """Where the member stands now, or stood at `at` by what was known then. NotFound if there were no tiers."""
+def place(
+    db: Mongo,
+    program: Program,
+    member: str,
+    *,
+    now: datetime,
+    at: datetime | None = None,
+    happened_at: datetime | None = None,
+) -> Place:
+    """Where the member stands now, or stood at `at` by what was known then.
+
+    With `happened_at` by what had happened by that instant (as known now or at `at`), whenever it was told: see
+    `tiers.as_of`. NotFound if there were no tiers; ValidationFailed for tiers that are not made of what happened.
+    """
     found, head = _find_with_head(db, program.id, member)
-    instant = at or now
+    instant = happened_at or at or now
     scheme = scheme_at(current(db, program), instant)
     if scheme is None:
         raise NotFound("There were no tiers at that time. Publish some with POST /v1/tiers/versions.")
+    if happened_at is not None:
+        return _place_as_happened(db, program, found, scheme, happened_at, known=at)
     if at is not None:
         head = read_head_at(db.ledger, head.member, at)
     return _place(program, found, head, scheme, instant)
+
+
+def _place_as_happened(
+    db: Mongo, program: Program, member: Member, scheme: Scheme, instant: datetime, *, known: datetime | None
+) -> Place:
+    if scheme.looks_at_balance:
+        detail = "These tiers look at a balance, which is not counted from what happened. Ask with `at`."
+        errors = [{"pointer": "/happened_at", "code": "invalid_value", "detail": detail}]
+        raise ValidationFailed("Correct the fields that `errors` names.", errors=errors)
+    calendar = Calendar.of(program.timezone)
+    joined = joined_on(member, calendar)
+    chain: Document = {"_id": {"$gt": member.number << SEQUENCE_BITS, "$lt": (member.number + 1) << SEQUENCE_BITS}}
+    if known is not None:
+        chain["recorded_at"] = {"$lte": known}
+    entries = db.ledger.find(chain, as_of.FIELDS, batch_size=1000)
+    facet = as_of.happened(entries, scheme, calendar, instant, joined_on=joined)
+    standing = engine.standing(facet, scheme, calendar, instant, joined_on=joined, state=State())
+    return Place(member, instant, scheme, standing)
 
 
 def history(

@@ -20,9 +20,9 @@ def shop(api: httpx.Client) -> httpx.Client:
     return api
 
 
-def buy(client: httpx.Client, id: str, amount: str, at: str) -> Json:
+def buy(client: httpx.Client, id: str, amount: str, at: str | None) -> Json:
     event = {"source": "till", "id": id, "type": "purchase", "member": ADA, "amount": amount, "currency": "USD"}
-    answer = client.post("/v1/events", json={**event, "occurred_at": at})
+    answer = client.post("/v1/events", json={**event, **({"occurred_at": at} if at else {})})
     assert answer.status_code == 201, answer.text
     made: Json = answer.json()["entries"][0]
     return made
@@ -123,6 +123,37 @@ def test_of_a_member_without_entries_nothing_is_known(shop: httpx.Client) -> Non
     assert lots(shop, happened_at="2026-05-15T12:00:00Z") == []
     assert balance(shop, happened_at="2026-05-15T12:00:00Z")["as_of"] is None
     assert shop.get("/v1/members/ext:bob/lots").json()["code"] == "not_found"
+
+
+def tier(client: httpx.Client, **instants: str) -> httpx.Response:
+    return client.get("/v1/members/ext:ada/tier", params=instants)
+
+
+def publish_tiers(client: httpx.Client, **scheme: Any) -> None:
+    levels = [{"id": "base", "name": "Base", "threshold": "0"}, {"id": "gold", "name": "Gold", "threshold": "10.00"}]
+    body = {"basis": {"type": "spend"}, "window": {"type": "rolling", "days": 30}, "levels": levels, **scheme}
+    assert client.post("/v1/tiers/versions", json=body).status_code == 201
+
+
+def test_the_tier_of_an_instant_as_known_and_as_it_had_happened(shop: httpx.Client) -> None:
+    """Case 3.20: a purchase of an earlier instant lifts the tier of that instant when it is told."""
+    publish_tiers(shop)
+    first = buy(shop, "1", "5.00", None)
+    second = buy(shop, "2", "5.00", first["occurred_at"])
+    assert tier(shop, at=first["recorded_at"]).json()["tier"]["id"] == "base"
+    assert tier(shop, happened_at=first["occurred_at"]).json()["tier"]["id"] == "gold"
+    then = {"at": before(second["recorded_at"]), "happened_at": first["occurred_at"]}
+    assert tier(shop, **then).json()["tier"]["id"] == "base"
+    assert tier(shop, happened_at="2026-01-01T00:00:00Z").status_code == 404  # there were no tiers
+
+
+def test_a_tier_of_the_balance_is_not_counted_from_what_happened(shop: httpx.Client) -> None:
+    levels = [{"id": "base", "name": "Base", "threshold": 0}, {"id": "gold", "name": "Gold", "threshold": 10}]
+    publish_tiers(shop, basis={"type": "balance", "wallet": "points"}, window=None, levels=levels)
+    made = buy(shop, "1", "50.00", None)
+    answer = tier(shop, happened_at=made["occurred_at"])
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/happened_at")
+    assert tier(shop, at=made["recorded_at"]).json()["tier"]["id"] == "gold"
 
 
 @pytest.mark.parametrize("instant", ["yesterday", "2026-05-15T12:00:00", "1"])
