@@ -61,7 +61,7 @@ def _act(db: Mongo, terms: Terms, awarded: Document, key: tuple[str, ...], by: s
             effect = refunds.activate(
                 purchase, places, calendar=terms.calendar, active_at=now, state=state, sequence=sequence, now=now
             )
-            evidence = {"activated": effect.evidence, "refunded": effect.progress.document(), "by": by}
+            evidence = {"activated": {**effect.evidence, "refunded": effect.progress.document()}, "by": by}
             return Draft("activate", now, effect.postings, evidence)
 
         return draft

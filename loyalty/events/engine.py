@@ -390,8 +390,8 @@ class _Recording:
         effect = self._make_available(purchase, self.fact.event.type, self.occurred_at)
         if effect is None:
             return False
-        self.evidence["activated"] = effect.evidence
-        self.evidence["refunded"] = effect.progress.document()
+        # Within, because `refunded` is what becomes of this event itself, which can be refunded as well.
+        self.evidence["activated"] = {**effect.evidence, "refunded": effect.progress.document()}
         return True
 
     def _make_available(self, purchase: Purchase, event_type: str, at: datetime) -> Effect | None:

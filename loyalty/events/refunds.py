@@ -213,7 +213,8 @@ class Purchase:
         paid = tuple(
             Paid(found["wallet"], tuple(Lot.of(part) for part in found["parts"])) for found in award.get("paid", ())
         )
-        stored = (latest or evidence).get("refunded")
+        about = evidence if latest is None else latest.get("activated", latest)
+        stored = about.get("refunded")
         progress = (
             Progress(quantities=(0,) * len(lines), credits=(0,) * len(credits), paid=(0,) * len(paid))
             if stored is None

@@ -15,6 +15,7 @@ from pymongo import DESCENDING
 from loyalty.config import load_settings
 from loyalty.events import service as events
 from loyalty.events.model import NewEvent
+from loyalty.events.reading import read
 from loyalty.holds import service as holds
 from loyalty.infra.clock import system_clock
 from loyalty.infra.ids import entry_id
@@ -289,7 +290,7 @@ class _Buyer:
         key = ("event", "till", event["id"])
         call = self._call(kind, place, {"event": event}, key)
         current = terms.current(self.db, PROGRAM)
-        fact = events.read(NewEvent.model_validate(told), current.program, now=self.services.clock())
+        fact = read(NewEvent.model_validate(told), current.program, now=self.services.clock())
         self._ask(call, lambda: events.record(self.services, current, fact))
 
     def _ask(self, call: Call, ask: Callable[[], Done]) -> None:

@@ -127,7 +127,7 @@ class Engine:
         evidence = entry["evidence"]
         if not fact.is_refund:
             self.events[event.id] = entry
-        if found is not None and "refunded" in evidence and ("refund" in evidence or "activated" in evidence):
+        if found is not None and ("refund" in evidence or "activated" in evidence):
             self.latest[found["_id"]] = evidence
         return entry
 

@@ -180,3 +180,18 @@ def test_what_is_written_replays_to_the_same_hashes() -> None:
     engine.chain.append(lambda state, sequence, now: Draft("settle", now, [], {}), NOW + timedelta(days=400))
     again = engine.chain.replayed()
     assert [entry["hash"] for entry in again.entries] == [entry["hash"] for entry in engine.chain.entries]
+
+
+def test_an_event_that_activates_another_one_keeps_its_own_refunds_apart() -> None:
+    """Case 3.21: the refund of a delivery came before it; the delivery makes the purchase's points available."""
+    wallets = {"points": {"pending": {"type": "event", "event_type": "delivered"}}, "status": {}}
+    rules = {
+        "rules": [*PLAIN["rules"]["rules"], {"id": "thanks", "type": "fixed", "points": 5, "events": ["delivered"]}]
+    }
+    engine = Engine({**PLAIN, "policies": {"wallets": wallets}, "rules": rules}, NOW)
+    engine.event({"id": "back", "type": "refund", "refers_to": "parcel"}, NOW)
+    engine.event(purchase("order", "100.00"), NOW)
+    engine.event({"id": "parcel", "type": "delivered", "refers_to": "order"}, NOW)
+    assert available(engine) == 100
+    engine.event({"id": "half", "type": "refund", "refers_to": "order", "amount": "50.00", "currency": "USD"}, NOW)
+    assert available(engine) == 50
