@@ -144,6 +144,7 @@ def ranks(scheme: Scheme, transitions: list[Transition]) -> list[tuple[datetime,
 @example(
     [Step(timedelta(0), 8, lives=2), Step(DAY, 1, waits=48, lives=24)], Downgrade("one_level", 3), [], 300
 )  # a change that makes no other level is reviewed all the same
+@example([Step(timedelta(0), 8, lives=2)], Downgrade("one_level"), [4], 90)  # a job is no reason for a review
 @given(steps, downgrades, st.lists(st.integers(0, 400), max_size=5), st.sampled_from([0, 5, 90, 300]))
 def test_a_balance_is_followed_through_time(
     taken: list[Step], downgrade: Downgrade, jobs: list[int], rest: int
