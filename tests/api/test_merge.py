@@ -10,8 +10,16 @@ from typing import Any
 import httpx
 import pytest
 
+from loyalty.infra.clock import system_clock
+from loyalty.infra.ids import member_id
 from loyalty.infra.mongo import Mongo, connect
+from loyalty.infra.problems import NotFound
+from loyalty.ledger.entry import Draft, business_key, member_of
+from loyalty.ledger.movements import credit
 from loyalty.ledger.verify import verify
+from loyalty.members.model import Member
+from loyalty.points.acts import Act, Decide, Done, perform
+from loyalty.programs import service as programs
 from tests.servers import Mongod
 
 Json = dict[str, Any]
@@ -161,6 +169,17 @@ def test_what_is_given_once_is_not_given_again(two: httpx.Client) -> None:
     assert wallet(two)["available"] == 1020
 
 
+def test_a_cap_counts_for_both_together(two: httpx.Client) -> None:
+    capped = {**BASE, "caps": {"per_year": 100}}
+    published = two.post("/v1/rules/versions", json={"rules": [capped]})
+    assert published.status_code == 201, published.text
+    tell(two, "adele", "1", amount="60.00")
+    tell(two, "ada", "2", amount="30.00")
+    merge(two)
+    tell(two, "ada", "3", amount="50.00")
+    assert wallet(two)["available"] == 100
+
+
 def test_a_limit_counts_for_both_together(two: httpx.Client) -> None:
     give(two, "ada", 10)
     give(two, "adele", 10)
@@ -231,6 +250,42 @@ def test_the_better_tier_stays_and_both_series_count(two: httpx.Client) -> None:
     assert two.get("/v1/members/ext:ada/tier").json()["tier"]["id"] == "gold"
     history = two.get("/v1/members/ext:ada/tier/history").json()["data"]
     assert [(change["from"], change["to"]) for change in history] == [("silver", "gold"), ("base", "silver")]
+
+
+def test_a_level_that_was_granted_stays(two: httpx.Client) -> None:
+    levels = [{"id": "base", "name": "Base", "threshold": "0"}, {"id": "gold", "name": "Gold", "threshold": "150.00"}]
+    scheme = {"basis": {"type": "spend"}, "window": {"type": "calendar", "unit": "year"}, "levels": levels}
+    assert two.post("/v1/tiers/versions", json=scheme).status_code == 201
+    lock = {"level": "gold", "reason": "A founder"}
+    assert two.put("/v1/members/ext:adele/tier/lock", json=lock).status_code == 200
+    merge(two)
+    tier = two.get("/v1/members/ext:ada/tier").json()
+    assert (tier["tier"]["id"], tier["locked"]) == ("gold", True)
+    change = two.get("/v1/members/ext:ada/tier/history").json()["data"][0]
+    assert (change["from"], change["to"], change["reason"]) == ("base", "gold", "merged")
+
+
+def test_what_was_looked_up_before_the_merge_is_done_for_the_survivor(two: httpx.Client, books: Mongo) -> None:
+    """The act finds Adele, then she is merged, and then it is to be written."""
+    (program,) = two.get("/v1/programs").json()["data"]
+    asked: list[str] = []
+
+    def decide(member: Member) -> Decide:
+        asked.append(member.id)
+        if len(asked) == 1:
+            assert merge(two).status_code == 201
+        return lambda state, sequence, now: Draft(
+            "adjust", now, credit(state, "points", 7, source="adjusted", sequence=sequence), {"reason": "for the test"}
+        )
+
+    key = business_key(program["id"], "request", "late")
+    act = Act(programs.read(books, program["id"]), "ext:adele", ((key, NotFound("never")),), b"late", decide)
+    (done,) = perform(books, [act], clock=system_clock)
+    assert isinstance(done, Done), done
+    assert (
+        member_id(member_of(done.entry["_id"])) == two.get("/v1/members/ext:ada").json()["id"] == asked[1] != asked[0]
+    )
+    assert wallet(two)["available"] == 7
 
 
 def test_whoever_comes_together_merges_once(two: httpx.Client) -> None:
