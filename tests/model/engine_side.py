@@ -29,6 +29,7 @@ from loyalty.rules.engine import compile_rules
 from loyalty.rules.model import RuleSet
 from loyalty.tiers import engine as tiers
 from loyalty.tiers.engine import Basis, Downgrade, Level, Scheme, Standing, Window
+from loyalty.transfers import service as transfers
 from tests.model.chain import MEMBER, Chain, Decide
 
 Json = dict[str, Any]
@@ -202,6 +203,17 @@ class Engine:
             return movements.credit(state, wallet, points, source="adjusted", sequence=sequence, expires_at=expires_at)
 
         self._move("adjust", now, moves)
+
+    def give(self, other: Engine, wallet: str, points: int, now: datetime) -> None:
+        """Points go to another member, in an entry each."""
+        given: list[Posting] = []
+
+        def leave(state: State, sequence: int, at: datetime) -> list[Posting]:
+            given[:] = movements.debit(state, wallet, points, target="transferred")
+            return list(given)
+
+        self._move("transfer", now, leave)
+        other._move("transfer", now, lambda state, sequence, at: transfers.receive(state, given, sequence))
 
     def settle(self, now: datetime) -> None:
         """What the job does."""

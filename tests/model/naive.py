@@ -250,6 +250,16 @@ class Purse:
         self.moves += [("available", target, part.points) for part in taken]
         return taken
 
+    def first(self, points: int) -> list[Heap]:
+        """What a debit of so many points would take."""
+        found = []
+        for heap in sorted(self.heaps, key=lambda heap: heap.ends or SOMEDAY):
+            part = min(points, heap.points) if heap.begins is None else 0
+            if part:
+                found.append(Heap(part, None, heap.ends))
+            points -= part
+        return found
+
     def hold(self, number: int, points: int, until: datetime, grace_days: int) -> None:
         """Set points aside until `until`."""
         self.holds.append(Hold(number, until, grace_days, self.take(points, "held")))

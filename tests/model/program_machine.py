@@ -38,6 +38,8 @@ class EngineAgainstNaive(RuleBasedStateMachine):
         self.now = instant_of(program["start"])
         self.engine = Engine(program, self.now)
         self.naive = Member(program, self.engine.joined_on)
+        self.friend = Engine(program, self.now)
+        self.naive_friend = Member(program, self.engine.joined_on)
         self.told: dict[str, Json] = {}
         self.holds: dict[int, str] = {}
         self.redemptions: list[int] = []
@@ -65,14 +67,18 @@ class EngineAgainstNaive(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from(JUMPS))
     def wait(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
+        self.both_wait()
+
+    def both_wait(self) -> None:
         self.naive.do("wait", self.now)
+        self.naive_friend.do("wait", self.now)
 
     @rule(milliseconds=st.sampled_from([-1, 0]))
     def wait_for_what_comes(self, milliseconds: int) -> None:
         instant = next_due(self.engine.chain.head.state)
         if instant is not None and instant.year < 2100:
             self.now = max(self.now, instant + timedelta(milliseconds=milliseconds))
-            self.naive.do("wait", self.now)
+            self.both_wait()
 
     @rule()
     def settle(self) -> None:
@@ -192,12 +198,36 @@ class EngineAgainstNaive(RuleBasedStateMachine):
             lambda: self.engine.adjust(wallet, sign * points, self.now, expires_at),
         )
 
+    @rule(wallet=wallets, points=points, back=st.booleans())
+    def transfer(self, wallet: str, points: int, back: bool) -> None:
+        """To a friend, or back; what does not fit there is not sent."""
+        naive = (self.naive, self.naive_friend)
+        engines = (self.engine, self.friend)
+        (giver, taker), (giving, taking) = (naive[::-1], engines[::-1]) if back else (naive, engines)
+        most = self.program["policies"]["wallets"][wallet].get("max_balance")
+        purse = taker.world.purses[wallet]
+        if most is not None and purse.available() + purse.pending() + purse.held() + points > most:
+            return
+        if points > giver.world.purses[wallet].available():
+            with pytest.raises(Refusal):
+                giving.give(taking, wallet, points, self.now)
+            return
+        parts = giver.world.purses[wallet].first(points)
+        giver.do("give_away", wallet, points, self.now)
+        taker.do("get", wallet, parts, self.now)
+        giving.give(taking, wallet, points, self.now)
+
     # What has to hold
 
     @invariant()
     def agree(self) -> None:
-        state = self.engine.at(self.now)
-        world = self.naive.world
+        self.agree_on(self.engine, self.naive)
+        self.agree_on(self.friend, self.naive_friend)
+        self.agree_on_caps()
+
+    def agree_on(self, engine: Engine, naive: Member) -> None:
+        state = engine.at(self.now)
+        world = naive.world
         for name, purse in world.purses.items():
             wallet = state.wallet(name)
             assert wallet.defects() == []
@@ -212,12 +242,12 @@ class EngineAgainstNaive(RuleBasedStateMachine):
             assert wallet.restored == purse.moved("spent", None)
             assert wallet.expired == purse.moved(None, "expired")
             assert wallet.reversed == purse.moved(None, "reversed")
+            assert wallet.transferred == purse.moved("transferred", None) - purse.moved(None, "transferred")
             assert wallet.lapses_at == purse.lapses_at
         if self.program["tiers"] is not None:
-            standing = self.engine.standing(self.now)
+            standing = engine.standing(self.now)
             level = self.program["tiers"]["levels"][world.standing.rank]["id"]
             assert (standing.level, standing.value) == (level, world.value(self.now))
-        self.agree_on_caps()
 
     def agree_on_caps(self) -> None:
         limited = [("rule", rule) for rule in self.program["rules"]["rules"]]
