@@ -521,10 +521,7 @@ class _Tier:
 
     def count(self, day: date, amount: int, now: datetime) -> None:
         """A fact of `day`."""
-        key = self._key(day)
-        if key < self._oldest(now):
-            return
-        self.values = add(self.keys, self.values, key, amount)
+        self.values = add(self.keys, self.values, self._key(day), amount)
         self._evaluate(now, review=False)
         self._plan(now)
 

@@ -183,3 +183,13 @@ def test_spending_lowers_the_level() -> None:
     state = after(state, Step(DAY, -6), 2, START + DAY)
     facet, fell = settled(kind, facet, state, START + DAY)
     assert [(made.before, made.after, made.value) for made in rose + fell] == [("base", "gold", 9), ("gold", "base", 3)]
+
+
+def test_a_locked_level_outlives_the_balance() -> None:
+    kind = scheme(Downgrade("full"))
+    state = after(State(), Step(DAY, 9), 1, START)
+    facet, _ = engine.lock(None, kind, BERLIN, START, level="silver", joined_on=JOINED, state=state)
+    assert facet["level"] == "gold"
+    state = after(state, Step(DAY, -9), 2, START + DAY)
+    facet, fell = settled(kind, facet, state, START + DAY)
+    assert (facet["level"], fell) == ("gold", [])
