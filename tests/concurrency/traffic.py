@@ -105,9 +105,11 @@ def prepare(uri: str, database: str, *, count: int, seconds: float) -> tuple[Pla
     db.client.close()
     plan = Plan(uri, database, tuple(numbers), tuple(reward.id for reward in offered), seconds, secrets.randbits(32))
     buyer = _Buyer(plan, 0)
-    for place in range(count):
-        buyer.earn(place, amount=SEEDED)
-    buyer.db.client.close()
+    try:
+        for place in range(count):
+            buyer.earn(place, amount=SEEDED)
+    finally:
+        buyer.db.client.close()
     return plan, buyer.calls
 
 
@@ -124,11 +126,13 @@ def run(plan: Plan, processes: int) -> list[Call]:
 def work(plan: Plan, number: int, barrier: Any) -> list[Call]:
     """One process: calls without a pause, beginning when all are there."""
     buyer = _Buyer(plan, number)
-    barrier.wait()
-    end = time.monotonic() + plan.seconds
-    while time.monotonic() < end:
-        buyer.act()
-    buyer.db.client.close()
+    try:
+        barrier.wait(timeout=120)
+        end = time.monotonic() + plan.seconds
+        while time.monotonic() < end:
+            buyer.act()
+    finally:
+        buyer.db.client.close()
     return buyer.calls
 
 

@@ -181,7 +181,6 @@ class World:
         if scheme["basis"]["type"] == "balance":
             return self.purses[scheme["basis"]["wallet"]].available()
         first, last = self.window(local_day(self.zone, instant))
-        last = min(last, local_day(self.zone, instant))
         return sum(amount for day, amount in self.standing.counted if first <= day <= last)
 
     def value_before(self, instant: datetime) -> int:
