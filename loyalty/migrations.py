@@ -24,7 +24,7 @@ from loyalty.members import service as members
 from loyalty.programs import service as programs
 from loyalty.proofs import service as proofs
 from loyalty.rewards import service as rewards
-from loyalty.rules import drafts
+from loyalty.rules import budgets, drafts
 from loyalty.rules import service as rules
 from loyalty.tiers import service as tiers
 
@@ -32,6 +32,7 @@ INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     adjustments.INDEXES,
     auth.INDEXES,
     backtests.INDEXES,
+    budgets.INDEXES,
     files.INDEXES,
     idempotency.INDEXES,
     jobs.INDEXES,

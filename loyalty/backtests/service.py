@@ -41,7 +41,7 @@ def spec_of(db: Mongo, program: Program, wanted: NewBacktest, *, now: datetime) 
         rule_set = drafts.read(db, program.id, wanted.draft).rule_set
     else:
         rule_set = rules.read(db, program.id, wanted.version or 0).rule_set
-    found = [("/rules", defect) for defect in defects(rule_set, program.currency, wallets=program.policies.wallets)]
+    found = [("/rules", defect) for defect in defects(rule_set, program.currency, program.policies)]
     if wanted.tiers is not None:
         found += [("/tiers", defect) for defect in tiers.defects(wanted.tiers, program)]
     if found:

@@ -125,7 +125,7 @@ def check(program: Program, configuration: Configuration) -> None:
             found += [{**defect, "pointer": f"/program{defect['pointer']}"} for defect in refused.extra["errors"]]
     after = _as_wanted(program, configuration)
     if configuration.rules is not None:
-        for defect in checks.defects(configuration.rules, program.currency, wallets=after.policies.wallets):
+        for defect in checks.defects(configuration.rules, program.currency, after.policies):
             found.append({**defect, "pointer": f"/rules{defect['pointer']}"})
     if configuration.tiers is not None:
         for defect in tiers.defects(configuration.tiers, after):

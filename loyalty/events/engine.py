@@ -55,14 +55,17 @@ def record(
     *,
     refers_to: Purchase | None = None,
     waits: bool = False,
+    budgets: Mapping[str, int] | None = None,
 ) -> Draft:
     """The entry of an event that is no refund. `state` is settled, `sequence` the number of the entry to be.
 
     `refers_to` is the event that this one names, if it awarded points; `waits` that it is not known yet, and that
-    points of it wait for this one. InsufficientPoints, HoldNotOpen, HoldTooSmall where points were to pay; TooManyWait;
-    Refusal if a wallet would overflow.
+    points of it wait for this one. `budgets` are the points that campaigns with a budget may still give; what the award
+    draws of them is in its evidence. InsufficientPoints, HoldNotOpen, HoldTooSmall where points were to pay;
+    TooManyWait; Refusal if a wallet would overflow.
     """
-    return _Recording(terms, member, fact, state, sequence, now).draft(refers_to, waits=waits)
+    recording = _Recording(terms, member, fact, state, sequence, now, budgets)
+    return recording.draft(refers_to, waits=waits)
 
 
 def take_back(
@@ -97,7 +100,16 @@ def _parked(facet: Document | None) -> Sequence[Document]:
 class _Recording:
     """One event on its way into the ledger."""
 
-    def __init__(self, terms: Terms, member: Member, fact: Fact, state: State, sequence: int, now: datetime) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        member: Member,
+        fact: Fact,
+        state: State,
+        sequence: int,
+        now: datetime,
+        budgets: Mapping[str, int] | None = None,
+    ) -> None:
         self.terms = terms
         self.member = member
         self.fact = fact
@@ -105,6 +117,7 @@ class _Recording:
         self.state = state
         self.sequence = sequence
         self.now = now
+        self.budgets = budgets
         self.occurred_at = fact.occurred_at or now
         self.postings: list[Posting] = []
         self.evidence: Document = {"event": fact.evidence()}
@@ -205,6 +218,7 @@ class _Recording:
             self._facts(counters, tier),
             counters=counters,
             multiplier_milli=1000 if tier is None else tier.multiplier_milli,
+            budgets=self.budgets,
         )
         if award.counters is not None:
             self.facets[COUNTERS] = award.counters

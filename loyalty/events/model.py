@@ -89,7 +89,7 @@ class NothingWaits(Problem):
 
 
 class Overtaken(Unavailable):
-    """Other requests about the same purchase were faster, again and again. Nothing happened; a retry is safe."""
+    """Others were faster about the same purchase or budget, again and again. Nothing happened; a retry is safe."""
 
 
 class Item(Body):

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Final
 
+from pymongo.client_session import ClientSession
+
 from loyalty.events import engine
 from loyalty.events.engine import TooManyWait
 from loyalty.events.fact import Fact
@@ -32,6 +34,7 @@ from loyalty.points import service as points
 from loyalty.points.acts import Act, Decide, Done, Refused
 from loyalty.points.model import EventConflict, MemberBlocked
 from loyalty.points.terms import Terms
+from loyalty.rules import budgets
 from loyalty.rules.engine import POINTS_PAYMENT
 
 _ROUND: Final = 500
@@ -41,25 +44,73 @@ _MOST_ROUNDS: Final = 50
 """How often a refund is decided again that others were faster than."""
 
 
+class _DrawsOnBudget(Problem):
+    """The award draws on a campaign's budget: it has to be recorded in one transaction with it. Never answered."""
+
+    code = "draws_on_budget"
+    status = 500
+    title = "The award draws on a budget"
+
+
+class _Draw:
+    """The budgets that one award is decided by, and what it draws of them."""
+
+    def __init__(self, db: Mongo, terms: Terms) -> None:
+        self._db = db
+        self._program = terms.program.id
+        self._budgets = terms.budgets
+        self.left = budgets.left(db, self._program, self._budgets)
+        self.drawn: Mapping[str, int] = {}
+
+    def count(self, session: ClientSession) -> None:
+        """Count what is drawn, in the transaction that stores the award. Refused, if others were faster."""
+        if not budgets.draw(self._db, self._program, self.drawn, self._budgets, session):
+            raise Refused(_overtaken())
+
+
 def record(services: Services, terms: Terms, fact: Fact, *, client_key: bytes | None = None) -> Done:
     """Record one event together with those of concurrent requests. `client_key` is that of an Idempotency-Key.
 
     Raises Problem.
     """
-    if fact.refers_to is None:
-        return acts.perform_together(services, _act(terms, fact, client_key, None))
+    try:
+        if fact.refers_to is None:
+            return acts.perform_together(services, _act(terms, fact, client_key, None))
+        for _ in range(_MOST_ROUNDS):
+            try:
+                return acts.perform_together(services, _follow_up(services.db, terms, fact, client_key))
+            except Overtaken:
+                continue
+    except _DrawsOnBudget:
+        return _record_with_budget(services.db, terms, fact, client_key, services.clock)
+    raise _overtaken()
+
+
+def _record_with_budget(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None, clock: Clock) -> Done:
+    """Record an event in one transaction with the budgets that its award draws on. Raises Problem."""
+    budgets.prepare(db, terms.program.id, terms.budgets)
     for _ in range(_MOST_ROUNDS):
+        draw = _Draw(db, terms)
         try:
-            return acts.perform_together(services, _follow_up(services.db, terms, fact, client_key))
+            (done,) = acts.perform_jointly(
+                db, [_any_act(db, terms, fact, client_key, draw)], clock=clock, also=draw.count
+            )
         except Overtaken:
             continue
+        return done
     raise _overtaken()
 
 
 def rehearse(db: Mongo, terms: Terms, fact: Fact, *, clock: Clock, client_key: bytes | None = None) -> Done:
     """What recording the event would do, by the very same functions, without doing it. Raises Problem."""
-    act = _act(terms, fact, client_key, None) if fact.refers_to is None else _follow_up(db, terms, fact, client_key)
-    return acts.rehearse(db, act, clock=clock)
+    draw = _Draw(db, terms) if terms.budgets else None
+    return acts.rehearse(db, _any_act(db, terms, fact, client_key, draw), clock=clock)
+
+
+def _any_act(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None, draw: _Draw | None) -> Act:
+    if fact.refers_to is None:
+        return _act(terms, fact, client_key, None, draw=draw)
+    return _follow_up(db, terms, fact, client_key, draw)
 
 
 def record_values(
@@ -120,13 +171,23 @@ def _record_wave(db: Mongo, terms: Terms, facts: Mapping[int, Fact], clock: Cloc
             except Problem as problem:
                 results[place] = problem
         results.update(zip(prepared, acts.perform(db, list(prepared.values()), clock=clock), strict=True))
+        for place in prepared:
+            if isinstance(results[place], _DrawsOnBudget):
+                results[place] = _outcome(db, terms, waiting[place], clock)
         waiting = {place: fact for place, fact in waiting.items() if isinstance(results[place], Overtaken)}
         if not waiting:
             break
     return results
 
 
-def _follow_up(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None) -> Act:
+def _outcome(db: Mongo, terms: Terms, fact: Fact, clock: Clock) -> Done | Problem:
+    try:
+        return _record_with_budget(db, terms, fact, None, clock)
+    except Problem as problem:
+        return problem
+
+
+def _follow_up(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None, draw: _Draw | None = None) -> Act:
     """The act of an event that refers to another one. NotFound, if nobody is known to whom a refund could belong."""
     reference = fact.refers_to
     if reference is None:
@@ -143,8 +204,8 @@ def _follow_up(db: Mongo, terms: Terms, fact: Fact, client_key: bytes | None) ->
             sequence = head.sequence
         found = find(db, terms.program.id, [reference]).get(reference)
         if found is None:
-            return _act(terms, fact, client_key, None, after=sequence)
-    return _act(terms, fact, client_key, found)
+            return _act(terms, fact, client_key, None, after=sequence, draw=draw)
+    return _act(terms, fact, client_key, found, draw=draw)
 
 
 def _can_wait(terms: Terms, fact: Fact) -> bool:
@@ -152,9 +213,17 @@ def _can_wait(terms: Terms, fact: Fact) -> bool:
     return fact.refers_to is not None and (fact.is_refund or terms.awaits(fact.event.type))
 
 
-def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None, *, after: int | None = None) -> Act:
+def _act(
+    terms: Terms,
+    fact: Fact,
+    client_key: bytes | None,
+    found: Found | None,
+    *,
+    after: int | None = None,
+    draw: _Draw | None = None,
+) -> Act:
     """The act that records `fact`. `found` is the event that it refers to, where that is known; otherwise it waits for
-    that one, if the chain has not grown past `after`."""
+    that one, if the chain has not grown past `after`. Without a `draw`, an award that draws on a budget is refused."""
     event, program = fact.event, terms.program
     keys: tuple[tuple[bytes, Problem], ...] = (
         (
@@ -177,7 +246,7 @@ def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None
         if purchase is not None and not member.stands_for(purchase.member):
             raise OfAnotherMember(f"Event {event.refers_to} is not of the member {event.member.reference()}.")
         if not fact.is_refund:
-            return _recording(terms, fact, member, purchase, after)
+            return _recording(terms, fact, member, purchase, after, draw)
         if found is None:
             return _waiting(lambda state, sequence, now: engine.park(fact, state, sequence, now), after or 0)
         if purchase is None:
@@ -187,7 +256,9 @@ def _act(terms: Terms, fact: Fact, client_key: bytes | None, found: Found | None
     return Act(program, event.member.reference(), keys, fact.request, decide, enrols=True, minds_tier=True)
 
 
-def _recording(terms: Terms, fact: Fact, member: Member, refers_to: Purchase | None, after: int | None) -> Decide:
+def _recording(
+    terms: Terms, fact: Fact, member: Member, refers_to: Purchase | None, after: int | None, draw: _Draw | None
+) -> Decide:
     pays = terms.policies.points_payment is not None and any(
         payment.method == POINTS_PAYMENT for payment in fact.payments
     )
@@ -195,7 +266,16 @@ def _recording(terms: Terms, fact: Fact, member: Member, refers_to: Purchase | N
         raise MemberBlocked(f"The member's status is {member.status}: points cannot pay.")
 
     def draft(state: State, sequence: int, now: datetime) -> Draft:
-        return engine.record(terms, member, fact, state, sequence, now, refers_to=refers_to, waits=after is not None)
+        left = terms.budgets if draw is None else draw.left
+        made = engine.record(
+            terms, member, fact, state, sequence, now, refers_to=refers_to, waits=after is not None, budgets=left
+        )
+        drawn = made.evidence["award"].get("drawn", {})
+        if draw is not None:
+            draw.drawn = drawn
+        elif drawn:
+            raise Refused(_DrawsOnBudget("Record it in one transaction with the budget."))
+        return made
 
     return draft if after is None else _waiting(draft, after)
 
@@ -233,4 +313,4 @@ def _refunding(terms: Terms, fact: Fact, member: Member, purchase: Purchase) -> 
 
 
 def _overtaken() -> Overtaken:
-    return Overtaken("Other requests about the same purchase were faster. Send the request again.")
+    return Overtaken("Other requests about the same purchase or budget were faster. Send the request again.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loyalty.infra.cache import TtlCache
@@ -25,6 +26,11 @@ class Terms:
     policies: Policies
     rules: CompiledRules | None = None
     tiers: Scheme | None = None
+
+    @property
+    def budgets(self) -> Mapping[str, int]:
+        """The points that campaigns may give to all members together, for those that have such a limit."""
+        return {} if self.rules is None else self.rules.budgets
 
     @staticmethod
     def of(program: Program, rules: CompiledRules | None = None, tiers: Scheme | None = None) -> Terms:

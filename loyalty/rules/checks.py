@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -10,11 +10,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from loyalty.infra.http import body as bodies
 from loyalty.infra.money import MoneyError, exponent, to_minor
+from loyalty.programs.policies import Policies
 from loyalty.rules.conditions import Condition, check
 from loyalty.rules.expressions import render
 from loyalty.rules.facts import Scope
 from loyalty.rules.model import (
     Benefit,
+    Budget,
     Campaign,
     Earning,
     FixedPoints,
@@ -29,11 +31,12 @@ from loyalty.rules.operands import suggestion
 Defect = dict[str, str]
 
 
-def defects(rule_set: RuleSet, currency: str, *, wallets: Collection[str] | None = None) -> list[Defect]:
+def defects(rule_set: RuleSet, currency: str, policies: Policies | None = None) -> list[Defect]:
     """Everything that is wrong with the rules for a program in `currency`, as `{pointer, code, detail}`.
 
-    `wallets` are those of the program; None leaves them unchecked.
+    `policies` are those of the program; None leaves unchecked what depends on them.
     """
+    wallets = None if policies is None else policies.wallets
     found: list[Defect] = []
     for kind, members in (("rules", rule_set.rules), ("campaigns", rule_set.campaigns)):
         for index, member in enumerate(members):
@@ -49,16 +52,28 @@ def defects(rule_set: RuleSet, currency: str, *, wallets: Collection[str] | None
     for index, rule in enumerate(rule_set.rules):
         found += _of_rule(rule, f"/rules/{index}", rule_set, currency)
     for index, campaign in enumerate(rule_set.campaigns):
-        if campaign.budget is not None:  # a limit that does not hold is worse than none
-            detail = "Budgets over all members cannot be kept in this release. Limit each member with `caps`."
-            found.append(_defect(f"/campaigns/{index}/budget", "unsupported", detail))
+        if campaign.budget is not None:
+            found += _of_budget(campaign.budget, f"/campaigns/{index}/budget", currency, policies)
     for pointer, over, condition in conditions(rule_set):
         for defect in check(condition, over, currency=currency):
             found.append({**defect, "pointer": pointer + defect["pointer"]})
     return [*found, *_of_groups(rule_set)]
 
 
-def inspect(raw: bytes, currency: str, *, wallets: Collection[str]) -> tuple[RuleSet | None, list[Defect]]:
+def _of_budget(budget: Budget, pointer: str, currency: str, policies: Policies | None) -> Iterator[Defect]:
+    if budget.points is None and budget.amount is None:
+        yield _defect(pointer, "invalid_value", "Give points, an amount, or both.")
+    if budget.amount is not None:
+        try:
+            to_minor(budget.amount, currency)
+        except MoneyError as error:
+            yield _defect(f"{pointer}/amount", "invalid_value", f"{error}.")
+        if policies is not None and policies.points_payment is None:
+            detail = "What points are worth is not known: set the policy `points_payment`, or limit the points."
+            yield _defect(f"{pointer}/amount", "no_worth", detail)
+
+
+def inspect(raw: bytes, currency: str, policies: Policies) -> tuple[RuleSet | None, list[Defect]]:
     """The rules in a body of JSON, and everything that is wrong with them: of their form and of their meaning, at once.
 
     Where some have a wrong form, the others are checked each for itself: what they say of others cannot be known.
@@ -79,11 +94,11 @@ def inspect(raw: bytes, currency: str, *, wallets: Collection[str]) -> tuple[Rul
                 only = RuleSet.model_construct(**{"rules": [], kind: [alone]})  # type: ignore[arg-type]
                 found += [
                     {**defect, "pointer": defect["pointer"].replace(f"/{kind}/0", f"/{kind}/{index}", 1)}
-                    for defect in defects(only, currency, wallets=wallets)
+                    for defect in defects(only, currency, policies)
                     if defect["code"] not in _OF_OTHERS
                 ]
         return None, found
-    return rule_set, defects(rule_set, currency, wallets=wallets)
+    return rule_set, defects(rule_set, currency, policies)
 
 
 _PROPOSAL: Final = TypeAdapter(Proposal)

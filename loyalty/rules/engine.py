@@ -33,6 +33,7 @@ from loyalty.rules.facts import Facts
 from loyalty.rules.model import (
     Basis,
     Benefit,
+    Budget,
     Campaign,
     Caps,
     Earning,
@@ -66,7 +67,10 @@ _PERIODS: Final = (
 
 
 class CompiledRules:
-    """A published version, ready to award. `awaits` are the types of event that points of its rules wait for."""
+    """A published version, ready to award. `awaits` are the types of event that points of its rules wait for.
+
+    `budgets` are the points that campaigns may give to all members together, for those that have such a limit.
+    """
 
     __slots__ = (
         "_any",
@@ -78,6 +82,7 @@ class CompiledRules:
         "_stacking",
         "_tests",
         "awaits",
+        "budgets",
         "version",
     )
 
@@ -91,8 +96,10 @@ class CompiledRules:
         tests: Sequence[Test],
         measures: Sequence[Measure],
         counted: Iterable[str],
+        budgets: Mapping[str, int],
     ) -> None:
         self.version = version
+        self.budgets = budgets
         self._calendar = calendar
         self._stacking: Stacking = stacking
         self._tests = tests
@@ -276,7 +283,23 @@ def compile_rules(
         tests=compiler.tests,
         measures=compiler.measures,
         counted=compiler.counted,
+        budgets={
+            campaign.id: _points_of(campaign.budget, currency, policies)
+            for campaign in rule_set.campaigns
+            if campaign.budget is not None
+        },
     )
+
+
+def _points_of(budget: Budget, currency: str, policies: Policies) -> int:
+    """The points that a budget allows; none, where an amount limits it and what points are worth is no longer said."""
+    limits = [] if budget.points is None else [budget.points]
+    if budget.amount is not None:
+        worth = policies.points_payment
+        limits.append(
+            0 if worth is None else to_minor(budget.amount, currency) * worth.points // to_minor(worth.amount, currency)
+        )
+    return min(limits)
 
 
 class _Compiler:

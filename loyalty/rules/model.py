@@ -172,7 +172,7 @@ class Campaign(Body):
     wallet: WalletName = Field("points", description="The wallet whose points its limits count.")
     caps: Caps | None = _optional(None, "Limits on what its rules give a member together.")
     budget: Budget | None = _optional(
-        None, "Limits on what its rules give to all members together. Not supported in this release: refused."
+        None, "Limits on what its rules give to all members together, over all versions that name the campaign."
     )
 
 

@@ -13,7 +13,7 @@ from loyalty.infra.http.paging import Pager
 from loyalty.infra.http.problems import InvalidCursor
 from loyalty.infra.problems import NotFound, ValidationFailed
 from loyalty.programs import service as programs
-from loyalty.rules import checks, diff, drafts, service
+from loyalty.rules import budgets, checks, diff, drafts, service
 from loyalty.rules.drafts import Draft
 from loyalty.rules.model import ApprovalRequired, Campaign, DraftOutdated, Note, OwnDraft, Proposal, Rule, RuleSet
 from loyalty.rules.service import Version
@@ -147,6 +147,21 @@ class RuleValidationOut(Out):
     valid: bool = Field(description="Whether nothing is wrong with them.")
     errors: list[RuleDefect] = Field(description="Everything that is.")
     texts: dict[str, str] = Field(description="The text of each condition, by its place; none where one is wrong.")
+
+
+class BudgetOut(Out):
+    """What a campaign with a budget has given."""
+
+    campaign: str = Field(description="The campaign.", examples=["spring"])
+    budget_points: int = Field(description="The points that it may give to all members together.", examples=[100_000])
+    given_points: int = Field(description="The points that it has given; refunds do not take from it.", examples=[2500])
+    left_points: int = Field(description="The points that it may still give.", examples=[97_500])
+
+
+class BudgetsOut(Out):
+    """The budgets of the rules in force."""
+
+    data: list[BudgetOut] = Field(description="By the id of the campaign.")
 
 
 class FieldChange(Out):
@@ -300,7 +315,7 @@ def validate_rules(context: Context, raw: bytes) -> RuleValidationOut:
 
     Says everything that is wrong with them at once, and saves nothing. Answers 200 whether they are right or not."""
     program = programs.read(context.services.db, context.program)
-    rule_set, found = checks.inspect(raw, program.currency, wallets=program.policies.wallets)
+    rule_set, found = checks.inspect(raw, program.currency, program.policies)
     return RuleValidationOut(
         valid=not found,
         errors=[RuleDefect(**defect) for defect in found],
@@ -428,6 +443,28 @@ def publish_rule_draft(context: Context, draft: DraftPath) -> Reply[RuleVersionO
         clock=context.services.clock,
     )
     return _answer(version, location=True)
+
+
+@api.get("/v1/rules/budgets", scope="rules:read")
+def read_budgets(context: Context) -> BudgetsOut:
+    """Read the budgets
+
+    What the campaigns of the rules in force may give to all members together, and have given."""
+    db = context.services.db
+    rules = service.current(db, programs.get(db, context.program))
+    limits = {} if rules is None else rules.budgets
+    given = budgets.given(db, context.program, limits)
+    return BudgetsOut(
+        data=[
+            BudgetOut(
+                campaign=campaign,
+                budget_points=limit,
+                given_points=given[campaign],
+                left_points=max(0, limit - given[campaign]),
+            )
+            for campaign, limit in sorted(limits.items())
+        ]
+    )
 
 
 def _answer(version: Version, *, location: bool = False) -> Reply[RuleVersionOut]:

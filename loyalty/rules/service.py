@@ -85,7 +85,7 @@ def stored_rules(document: Document) -> RuleSet:
 
 def require_valid(rule_set: RuleSet, program: Program) -> None:
     """ValidationFailed lists everything that is wrong with the rules for the program."""
-    found = defects(rule_set, program.currency, wallets=program.policies.wallets)
+    found = defects(rule_set, program.currency, program.policies)
     if found:
         raise ValidationFailed("Correct the fields that `errors` names.", errors=found)
 

@@ -168,7 +168,7 @@ class TestDefects:
             {"type": "multiplier", "id": "d", "factor": "2", "applies_to": ["base", "bsae"], "group": "g"},
             {**BASE, "id": "e", "group": "g", "when": {"field": "event.amonut", "op": ">", "value": "1"}},
         ]
-        campaigns = [{"id": "spring", "budget": {"points": 1000}}]
+        campaigns = [{"id": "spring", "budget": {"amount": "1000.00"}}]
         body = {"rules": rules, "campaigns": campaigns, "groups": {"h": "first"}}
         answer = api.post("/v1/rules/versions", json=body)
         assert defects(answer) == {
@@ -183,7 +183,7 @@ class TestDefects:
             "/rules/6/group": "mixed_group",
             "/rules/6/when/field": "unknown_field",
             "/groups/h": "unknown_group",
-            "/campaigns/0/budget": "unsupported",
+            "/campaigns/0/budget/amount": "no_worth",
         }
         details = {error["pointer"]: error["detail"] for error in answer.json()["errors"]}
         assert 'Perhaps you mean "spring"' in details["/rules/2/campaign"]
