@@ -63,6 +63,9 @@ SECTIONS = (
         Check("ansible", "ansible-lint"),
     )),
     Section("unit", "arithmetic and pure parts, with generated cases", (Check("unit", f"{_PYTEST} -n 2 tests/unit"),)),
+    Section("model", "the engine against a second, naive model, on random programs and histories (short)", (
+        Check("model", f"{_PYTEST} -n 2 tests/model"),
+    )),
     Section("templates", "every template, for both distributions; the project's policies", (
         Check("templates", f"{_PYTEST} -n 2 tests/templates tests/policy"),
         Check("vagrant", _VAGRANT),
@@ -77,7 +80,8 @@ SECTIONS = (
         Check("model", f"{_PYTEST} -n 2 tests/model"),
         Check("concurrency", f"{_PYTEST} tests/concurrency"),
     )),
-    Section("faults", "nothing lost or doubled when servers are killed (short)", (
+    Section("faults", "nothing lost or doubled when servers are killed, or when all want the same (short)", (
+        Check("concurrency", f"{_PYTEST} tests/concurrency"),
         Check("faults", f"{_PYTEST} tests/faults"),
     )),
     Section("molecule", "the one-box in the lab: install, again, from outside", (

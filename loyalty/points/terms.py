@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loyalty.infra.cache import TtlCache
 from loyalty.infra.mongo import Mongo
 from loyalty.programs import service as programs
 from loyalty.programs.calendar import Calendar
@@ -45,21 +44,7 @@ class Terms:
         )
 
 
-# The programs that had no tiers a moment ago: most never have any, and must not be asked for them at every event.
-_without_tiers: TtlCache[tuple[str, str], bool] = TtlCache()
-
-
 def current(db: Mongo, program_id: str) -> Terms:
     """The terms of today, each part at most 5 s old. NotFound when there is no such program."""
     program = programs.get(db, program_id)
-    return Terms.of(program, rules.current(db, program), _tiers(db, program))
-
-
-def _tiers(db: Mongo, program: Program) -> Scheme | None:
-    key = (db.name, program.id)
-    if _without_tiers.get(key):
-        return None
-    scheme = tiers.current(db, program)
-    if scheme is None:
-        _without_tiers.put(key, True)
-    return scheme
+    return Terms.of(program, rules.current(db, program), tiers.current(db, program))

@@ -37,6 +37,8 @@ _MOST_TRANSITIONS = 1 << 31
 
 # What is current, by database and program.
 _cache: TtlCache[tuple[str, str], Scheme] = TtlCache()
+# The programs that had none a moment ago: most never have any, and must not be asked for them at every event.
+_without: TtlCache[tuple[str, str], bool] = TtlCache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def publish(
     except DuplicateKeyError:
         raise PreconditionFailed("Another version was published in this moment. Read it again.") from None
     _cache.drop((db.name, program.id))
+    _without.drop((db.name, program.id))
     return version
 
 
@@ -130,15 +133,14 @@ def list_versions(db: Mongo, program_id: str, *, limit: int, after: int | None) 
 
 
 def current(db: Mongo, program: Program) -> Scheme | None:
-    """The current scheme with those before it, at most 5 s old; None before the first.
-
-    That there is none is never remembered: the first version is in force on every node at once.
-    """
+    """The current scheme with those before it; None before the first. At most 5 s old, either of them."""
     cache_key = (db.name, program.id)
     known = _cache.get(cache_key)
-    if known is None:
+    if known is None and not _without.get(cache_key):
         known = load(db, program)
-        if known is not None:
+        if known is None:
+            _without.put(cache_key, True)
+        else:
             _cache.put(cache_key, known)
     return known
 
