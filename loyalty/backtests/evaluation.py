@@ -271,7 +271,7 @@ class _History:
     def _move(self, entry: Mapping[str, Any], now: datetime, *, decided: bool) -> None:
         """The movements of the entry in both purses; those that time alone made, the purses know by themselves."""
         for posting in entry["postings"]:
-            wallet, points, source, target = posting["wallet"], posting["points"], posting["from"], posting["to"]
+            source, wallet, points = posting["from"], posting["wallet"], posting["points"]
             ends = posting.get("expires_at")
             if source == "issuance":
                 begins = posting.get("activates_at")
@@ -280,7 +280,9 @@ class _History:
                     self._issue(wallet, points, REAL)
                 else:
                     self._draft.add(wallet, points, begins, ends, posting["lot"])
-            elif target == "expired":
+                continue
+            target = posting["to"]
+            if target == "expired":
                 if ends is None or ends > entry["recorded_at"]:  # it lapsed, or was forfeited
                     self._draft.lapse(wallet, now)
                     self._real.lapse(wallet, now)
