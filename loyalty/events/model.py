@@ -91,6 +91,9 @@ class NothingWaits(Problem):
 class Overtaken(Unavailable):
     """Others were faster about the same purchase or budget, again and again. Nothing happened; a retry is safe."""
 
+    code = "overtaken"
+    title = "Other requests were faster"
+
 
 class Item(Body):
     """One line of a purchase, or what of it is refunded."""

@@ -76,12 +76,10 @@ SECTIONS = (
     Section("api", "the contract over HTTP, also with generated requests", (
         Check("api", f"{_PYTEST} -n 2 tests/api tests/web"),
     )),
-    Section("model", "the engine against a second, naive model; many processes over hot members", (
-        Check("model", f"{_PYTEST} -n 2 tests/model"),
+    Section("concurrency", "nothing overspent, lost or doubled by many processes over few members (short)", (
         Check("concurrency", f"{_PYTEST} tests/concurrency"),
     )),
-    Section("faults", "nothing lost or doubled when servers are killed, or when all want the same (short)", (
-        Check("concurrency", f"{_PYTEST} tests/concurrency"),
+    Section("faults", "nothing lost or doubled when servers are killed (short)", (
         Check("faults", f"{_PYTEST} tests/faults"),
     )),
     Section("molecule", "the one-box in the lab: install, again, from outside", (

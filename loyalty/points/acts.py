@@ -60,6 +60,9 @@ class Refused(Refusal):
 class MergedMeanwhile(Unavailable):
     """The member was merged into another one after it was looked up. Nothing happened; again, it is the other one."""
 
+    code = "merged_meanwhile"
+    title = "The member was merged into another one just now"
+
 
 @dataclass(frozen=True, slots=True)
 class Act:
