@@ -462,6 +462,7 @@ class _Recording:
         for found in mine:
             if "activates" in found:
                 name, effect = "activations", self._make_available(purchase, found["activates"], found["at"])
+                self._count(self.occurred_at, earned={}, spend=0, visits=0)  # a level may go by what is available
             else:
                 name, effect = "refunds", self._take_back(purchase, Wanted.from_document(found), lenient=True)
             if effect is None:

@@ -284,6 +284,7 @@ class World:
                 self.take_back(known, one, now, lenient=True)
             else:
                 self.activate(known, one["type"], one["occurred_at"], now)
+                self.look_at_level(self.now)
         refers_to = event.get("refers_to")
         if refers_to is not None and refers_to not in self.known and self.waits_for(event["type"]):
             self.parked.append({**event, "occurred_at": occurred_at})

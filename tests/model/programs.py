@@ -53,13 +53,17 @@ inactivities = st.builds(
     durations,
     optional(activity=st.sampled_from([["earn"], ["spend"], ["earn", "spend"]])),
 )
-wallet_policies = optional(
-    pending=pendings,
-    expiry=st.one_of(lot_expiries, inactivities),
-    max_balance=st.sampled_from([50, 300]),
-    overspent_refund=st.sampled_from(["stop_at_zero", "pending_only", "negative"]),
-    restore_grace_days=st.sampled_from([0, 1, 3]),
-    transferable=st.just(True),
+wallet_policies = st.fixed_dictionaries(
+    {
+        "overspent_refund": st.sampled_from(["stop_at_zero", "pending_only", "negative"]),
+        "restore_grace_days": st.sampled_from([0, 1, 3]),
+    },
+    optional={
+        "pending": pendings,
+        "expiry": st.one_of(lot_expiries, inactivities),
+        "max_balance": st.sampled_from([50, 300]),
+        "transferable": st.just(True),
+    },
 )
 policies = st.builds(
     lambda points, status, rest: {"wallets": {"points": points, "status": status}, **rest},
@@ -167,8 +171,12 @@ def in_full(rule: Json) -> Json:
 rules = st.one_of(
     rule_of(
         "points_per_spend",
-        {"points": st.sampled_from([1, 3, 10]), "per": st.sampled_from(["1.00", "0.70", "2.50"])},
-        {**earning, "rounding": roundings, "minimum": st.sampled_from(["5.00", "10.00"]), "basis": bases},
+        {
+            "points": st.sampled_from([1, 3, 10]),
+            "per": st.sampled_from(["1.00", "0.70", "2.50"]),
+            "rounding": roundings,
+        },
+        {**earning, "minimum": st.sampled_from(["5.00", "10.00"]), "basis": bases},
     ),
     rule_of("points_per_item", {"points": st.sampled_from([5, 7])}, {**earning, "where": line_conditions}),
     rule_of("points_per_visit", {"points": st.sampled_from([2, 50])}, earning),
@@ -210,7 +218,11 @@ def _numbered(rules: list[Json], campaign: Json, first_wins: bool, rest: Json) -
     return {"rules": named, "campaigns": [campaign], **groups, **rest}
 
 
-plain_rule = st.just({"type": "points_per_spend", "points": 1, "per": "1.00"})
+plain_rule = st.builds(
+    lambda per, rounding: {"type": "points_per_spend", "points": 1, "per": per, "rounding": rounding},
+    st.sampled_from(["1.00", "0.70"]),
+    roundings,
+)
 rule_sets = st.builds(
     lambda first, others, *rest: _numbered([first, *others], *rest),
     plain_rule,
