@@ -34,7 +34,7 @@ def outcome(text: str) -> Any:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(["event", "line", "member"]).flatmap(lambda over: st.tuples(st.just(over), trees(over))))  # type: ignore[arg-type]
+@given(st.sampled_from(["event", "line", "member"]).flatmap(lambda over: st.tuples(st.just(over), trees(over))))
 def test_the_text_of_a_tree_is_read_as_the_same_tree(case: tuple[Scope, Tree]) -> None:
     over, tree = case
     condition = CONDITION.validate_python(tree)
