@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
+
 
 class _Absent:
     def __repr__(self) -> str:
@@ -15,6 +17,7 @@ class _Absent:
 ABSENT: Final = _Absent()
 """In place of a value that only the other configuration has."""
 
+_SORTED: Final = orjson.OPT_SORT_KEYS
 _NAMES: Final = ("id", "name")
 
 
@@ -45,7 +48,7 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[Difference]
         if order[0] != order[1]:
             yield Difference(f"{path}/order", order[0], order[1])
         return
-    if before != after or type(before) is not type(after):
+    if orjson.dumps(before, option=_SORTED) != orjson.dumps(after, option=_SORTED):  # Python takes 1 for true
         yield Difference(path or "/", before, after)
 
 

@@ -49,7 +49,7 @@ def plan_configuration(context: Context, raw: bytes) -> PlanOut:
     What applying the document would change, field by field. Nothing happens. What could not be applied is refused with
     everything that is wrong."""
     found = service.present(context.services.db, context.program)
-    wanted = service.parse(raw)
+    wanted = _read(context, raw)
     service.check(found.program, wanted)
     return PlanOut(differences=_out(service.compare(found.configuration, wanted)))
 
@@ -70,7 +70,7 @@ def apply_configuration(context: Context, raw: bytes) -> Reply[AppliedOut]:
     Makes the program what the document says; parts that it does not have stay. Rules and tiers become new versions.
     `If-Match` is the ETag of the configuration that you compared with. Applying it again changes nothing."""
     db = context.services.db
-    wanted = service.parse(raw)
+    wanted = _read(context, raw)
     tag = context.request.environ.get("HTTP_IF_MATCH")
     if tag is None:
         raise PreconditionRequired("Read the configuration, and send its ETag as If-Match.")
@@ -79,6 +79,10 @@ def apply_configuration(context: Context, raw: bytes) -> Reply[AppliedOut]:
     parts, changed = service.apply(db, found, wanted, applied_by=context.caller.key, clock=context.services.clock)
     applied = AppliedOut.model_validate({"parts": parts, "differences": _out(changed)})
     return Reply(applied, etag=service.present(db, context.program).tag)
+
+
+def _read(context: Context, raw: bytes) -> Configuration:
+    return service.parse(raw) if context.request.mimetype == YAML else service.parse_json(raw)
 
 
 def _out(found: list[Difference]) -> list[DifferenceOut]:

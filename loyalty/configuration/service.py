@@ -13,7 +13,7 @@ from loyalty.configuration.differences import ABSENT, Difference, differences
 from loyalty.configuration.model import Configuration, RewardSettings, Settings
 from loyalty.configuration.text import read, write
 from loyalty.infra.clock import Clock
-from loyalty.infra.http.body import validate
+from loyalty.infra.http import body as bodies
 from loyalty.infra.http.problems import PreconditionFailed
 from loyalty.infra.mongo import Mongo
 from loyalty.infra.problems import ValidationFailed
@@ -51,8 +51,14 @@ class Present:
 
 
 def parse(text: bytes | str) -> Configuration:
-    """The configuration that a YAML (or JSON) text writes. MalformedYaml, ValidationFailed with all defects of form."""
-    configuration: Configuration = validate(Configuration, orjson.dumps(read(text)))
+    """The configuration that a YAML text writes. MalformedYaml, ValidationFailed with all defects of form."""
+    return parse_json(orjson.dumps(read(text)))
+
+
+def parse_json(raw: bytes) -> Configuration:
+    """The configuration that a JSON text writes. MalformedJson, ValidationFailed with all defects of form."""
+    bodies.parse_json(raw)
+    configuration: Configuration = bodies.validate(Configuration, raw)
     return configuration
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Hashable
 from typing import Any, Final
 
+import orjson
 import yaml
 
 from loyalty.infra.problems import Problem
@@ -64,13 +65,26 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # The library would write such line ends as they are, and read them as something else.
+        style = '"' if _UNUSUAL.search(data) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_UNUSUAL: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff]")
+_Dumper.add_representer(str, _Dumper.represent_str)
+
 
 def read(text: bytes | str) -> Any:
     """The value that a YAML document says. MalformedYaml names line and column."""
     if len(text) > MOST_BYTES:
         raise MalformedYaml(f"A configuration has at most {MOST_BYTES} bytes.")
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader that understands even less
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader that understands even less
+        orjson.dumps(value)  # YAML can write halves of characters
+        return value
+    except TypeError:
+        raise MalformedYaml("A text is not valid Unicode.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"Line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

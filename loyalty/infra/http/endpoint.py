@@ -213,7 +213,7 @@ class Api(APIBlueprint):
             def handle(**arguments: Any) -> Response:
                 received: Request = request._get_current_object()  # type: ignore[attr-defined]
                 context, parsed = prepare(received, current_app.extensions[EXTENSION], arguments)
-                if if_match is not None:
+                if if_match is not None and idempotent:
                     context.expected_version(required=False)  # a malformed one is refused, also in a repetition
                 key = context.idempotency_key() if idempotent else None
                 if key is None:

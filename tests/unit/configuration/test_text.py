@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from loyalty.configuration.text import MOST_BYTES, MalformedYaml, read, write
@@ -19,6 +19,7 @@ values = st.recursive(
 
 
 @given(values)
+@example({"\x85": "\u2028"})
 def test_what_is_written_is_read_back(value: Any) -> None:
     assert read(write(value)) == value
 
@@ -38,6 +39,7 @@ def test_nothing_is_guessed(text: str) -> None:
         ("a: [1", "Line 1"),
         ("a: b: c", "mapping values are not allowed"),
         ("a: \x00", "special characters"),
+        ('a: "\\ud944\\udde6"', "not valid Unicode"),
         ("[" * 5000, "nested too deeply"),
         ("x" * (MOST_BYTES + 1), "at most"),
     ],
