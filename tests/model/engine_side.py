@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from loyalty.events import engine
+from loyalty.events import engine, refunds
+from loyalty.events.activation import _waiting
 from loyalty.events.model import NewEvent
 from loyalty.events.reading import read
 from loyalty.events.refunds import Purchase
@@ -13,7 +14,7 @@ from loyalty.holds import service as holds
 from loyalty.infra.ids import entry_id
 from loyalty.ledger import movements
 from loyalty.ledger.entry import Draft
-from loyalty.ledger.state import Document, Lot, Posting, State
+from loyalty.ledger.state import Document, Lot, Posting, Refusal, State
 from loyalty.members.model import Member
 from loyalty.points import wallets
 from loyalty.points.acts import _reviewing
@@ -133,6 +134,31 @@ class Engine:
         return entry
 
     # Acts
+
+    def approve(self, number: str, now: datetime) -> None:
+        """Somebody makes the points of an event available that wait."""
+        found = self.events.get(number)
+        purchase = None if found is None else Purchase.of(found, self.latest.get(found["_id"]))
+        places = [] if purchase is None else _waiting(purchase)
+
+        def decide(state: State, sequence: int, now: datetime) -> Draft:
+            if purchase is None or not places:
+                raise Refusal("nothing waits")
+            effect = refunds.activate(
+                purchase,
+                places,
+                calendar=self.terms.calendar,
+                active_at=now,
+                state=state,
+                sequence=sequence,
+                now=now,
+            )
+            evidence = {"activated": {**effect.evidence, "refunded": effect.progress.document()}}
+            return Draft("activate", now, effect.postings, evidence)
+
+        entry = self._append(decide, now)
+        if found is not None:
+            self.latest[found["_id"]] = entry["evidence"]
 
     def spend(self, wallet: str, points: int, now: datetime, label: Any) -> None:
         """A redemption."""

@@ -460,10 +460,10 @@ class World:
         rest = price - returned
         return by_line + ((one.points - by_line) * known.amount // rest if rest else 0)
 
-    def activate(self, known: Known, what: str, at: datetime, now: datetime) -> None:
-        """Points that waited for this event begin, and their time runs from it."""
+    def activate(self, known: Known, what: str | None, at: datetime, now: datetime) -> None:
+        """Points that waited for such an event (None: for anything) begin, and their time runs from it."""
         for one in known.awards:
-            if one.awaits == what:
+            if one.begins == SOMEDAY and what in (None, one.awaits):
                 one.awaits, one.begins = None, None
                 one.ends = ends(self.zone, one.expiry, min(max(at, known.occurred_at), now))
                 points = one.points - one.target
@@ -471,6 +471,15 @@ class World:
                 self.purses[one.wallet].pass_time(now)
 
     # Acts
+
+    def approve(self, number: str, now: datetime) -> None:
+        """Somebody makes the points of an event available that wait."""
+        self.pass_time(now)
+        known = self.known.get(number)
+        if known is None or all(one.begins != SOMEDAY for one in known.awards):
+            raise Refused
+        self.activate(known, None, now, now)
+        self.look_at_level(self.now)
 
     def wait(self, now: datetime) -> None:
         """Nothing happens until `now`."""

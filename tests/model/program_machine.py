@@ -146,6 +146,10 @@ class EngineAgainstNaive(RuleBasedStateMachine):
 
     # Acts
 
+    @rule(number=st.sampled_from(EVENT_IDS[:4]))
+    def approve(self, number: str) -> None:
+        self.both("approve", (number, self.now), lambda: self.engine.approve(number, self.now))
+
     @rule(wallet=wallets, points=points)
     def redeem(self, wallet: str, points: int) -> None:
         label = self.next()
