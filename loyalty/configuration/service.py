@@ -149,25 +149,23 @@ def apply(
 ) -> tuple[list[str], list[Difference]]:
     """Make the program what the configuration says; the parts that changed, and how. Again changes nothing.
 
-    `before` is what the caller decided on: PreconditionFailed when a part has changed since. Parts are applied one
+    `before` is what the caller decided on: PreconditionFailed when a part has changed since; ApprovalRequired where
+    rules would change that the program wants two people to decide on. Parts are applied one
     after the other (settings, rules, tiers, rewards), so after a crash in between the rest is done by applying again.
     """
     check(before.program, configuration)
     found = compare(before.configuration, configuration)
     parts = list(dict.fromkeys(difference.path.split("/")[1] for difference in found))
+    if "rules" in parts:
+        rules.refuse_alone(before.program)
     program = before.program
     if "program" in parts and configuration.program is not None:
         settings = configuration.program
         changes = {name: getattr(settings, name) for name in Settings.model_fields if name != "currency"}
         program = programs.change(db, program.id, expected_version=program.version, changes=changes)
     if "rules" in parts and configuration.rules is not None:
-        rules.publish(
-            db,
-            program,
-            configuration.rules,
-            expected_version=before.rules_version,
-            published_by=applied_by,
-            clock=clock,
+        rules.put_in_force(
+            db, program, configuration.rules, after=before.rules_version, published_by=applied_by, clock=clock
         )
     if "tiers" in parts and configuration.tiers is not None:
         tiers.publish(

@@ -106,7 +106,7 @@ def publish(
     PreconditionRequired and PreconditionFailed say that another version is current. ApprovalRequired when the program
     wants four eyes: then only drafts can be published.
     """
-    _refuse_alone(program)
+    refuse_alone(program)
     require_valid(rule_set, program)
     newest = latest(db, program.id)
     if newest is not None and expected_version is None:
@@ -127,7 +127,7 @@ def republish(
     note: str | None = None,
 ) -> Version:
     """The rules of an older version as the next one. Refusals are those of `publish`, and NotFound."""
-    _refuse_alone(program)
+    refuse_alone(program)
     older = read(db, program.id, version)
     require_valid(older.rule_set, program)
     if expected_version is None:
@@ -176,7 +176,8 @@ def put_in_force(
     return version
 
 
-def _refuse_alone(program: Program) -> None:
+def refuse_alone(program: Program) -> None:
+    """ApprovalRequired where two people have to decide on the program's rules."""
     if program.policies.rules_four_eyes:
         raise ApprovalRequired(
             "The program wants four eyes on its rules. Save them with POST /v1/rules/drafts, have another key approve "

@@ -137,3 +137,13 @@ def test_a_reward_that_is_not_named_is_taken_off_the_offer_and_parts_that_are_ab
     offered = {reward["name"]: reward["available"] for reward in api.get("/v1/rewards").json()["data"]}
     assert offered == {"Coffee": False, "Tea": True}
     assert api.get("/v1/rules/current").json()["version"] == 1
+
+
+def test_rules_that_need_two_people_are_not_changed_by_one(api: httpx.Client) -> None:
+    careful = DOCUMENT.replace("  policies:\n", "  policies:\n    rules_four_eyes: true\n")
+    assert apply(api, careful)["parts"] == ["program", "rules", "tiers", "rewards"]
+    wanted = careful.replace('factor: "2"', 'factor: "3"').replace("cost: 100", "cost: 120")
+    refused = api.put("/v1/configuration", content=wanted, headers={**YAML, "If-Match": "*"})
+    assert (refused.status_code, refused.json()["code"]) == (409, "approval_required")
+    assert api.get("/v1/rewards").json()["data"][0]["cost"] == 100
+    assert apply(api, careful.replace("cost: 100", "cost: 120"))["parts"] == ["rewards"]
