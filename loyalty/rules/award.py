@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import compress
 from math import prod
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
@@ -226,19 +227,18 @@ def _by_line(
     order: Order,
 ) -> Candidate:
     """The same where a multiplier is for some lines only: each line has the factors that are for it."""
-    factors = [[] if tier == ONE else [tier] for _ in share.weights]
     numerator, denominator = rule.points * share.count * share.part[0], rule.per * share.part[1]
+    everywhere = [True] * len(share.weights)
+    columns = [everywhere if tier != ONE else [False] * len(everywhere)]
+    factors = [tier]
     weights: Sequence[int] = share.weights
-    for count, one in enumerate(multipliers, start=1):
-        column = None if one.where is None else order.column(one.where)
-        for place, own in enumerate(factors):
-            if column is None or column[place]:
-                own.append(one.factor)
-        scale = ONE ** (count + 1) if stacking == "multiply" else ONE
-        weights = [
-            weight and weight * _stacked(own, scale, stacking)
-            for weight, own in zip(share.weights, factors, strict=True)
-        ]
+    for one in multipliers:
+        columns.append(everywhere if one.where is None else order.column(one.where))
+        factors.append(one.factor)
+        scale = ONE ** len(factors) if stacking == "multiply" else ONE
+        mixes = list(zip(*columns, strict=True))  # by line, which of the factors are for it; of lines there are more
+        stacked = {mix: _stacked(list(compress(factors, mix)), scale, stacking) for mix in set(mixes)}
+        weights = [weight * stacked[mix] for weight, mix in zip(share.weights, mixes, strict=True)]
         divisor = denominator * sum(share.weights) * scale
         steps.append(rounded_quotient(numerator * sum(weights), divisor, rule.rounding))
     return Candidate(rule, share, steps, multipliers, weights)

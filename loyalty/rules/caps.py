@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, Final, cast
 
 from loyalty.programs.calendar import Calendar, Unit, first_day
@@ -21,6 +22,7 @@ KEPT: Final = 3
 Facet = Mapping[str, Mapping[str, int]]
 
 
+@lru_cache(maxsize=20_000)
 def period_of(key: str, day: date) -> str:
     """The name of the counter's period that a day of the program's zone belongs to: its first day, or `ever`."""
     unit = key.rpartition(":")[2]
@@ -44,23 +46,26 @@ class Tally:
     `day` is the day of the event in the program's zone.
     """
 
-    __slots__ = ("_added", "_before", "_day", "_facet", "_periods")
+    __slots__ = ("_added", "_day", "_facet", "_values")
 
     def __init__(self, facet: Facet, day: date) -> None:
         self._facet = facet
         self._day = day
         self._added: dict[str, int] = {}
-        self._before: dict[str, int | None] = {}
-        self._periods: dict[str, str] = {}
+        self._values: dict[str, int | None] = {}
 
     def value(self, key: str) -> int | None:
         """What is counted by now, this event included; None when the period is forgotten."""
-        before = self._value_before(key)
-        return None if before is None else before + self._added.get(key, 0)
+        try:
+            return self._values[key]
+        except KeyError:
+            value = self._values[key] = value_at(self._facet, key, period_of(key, self._day))
+            return value
 
     def add(self, key: str, amount: int) -> None:
         """Count so much more. Nothing is added to a period that is forgotten."""
-        if amount and self._value_before(key) is not None:
+        if amount and (value := self.value(key)) is not None:
+            self._values[key] = value + amount
             self._added[key] = self._added.get(key, 0) + amount
 
     def facet(self, wanted: Collection[str]) -> dict[str, Any] | None:
@@ -75,7 +80,7 @@ class Tally:
             key: periods for key, periods in self._facet.items() if key in wanted or key.endswith(":" + EVER)
         }
         for key, amount in self._added.items():
-            period = self._period(key)
+            period = period_of(key, self._day)
             periods = dict(after.get(key, ()))
             periods[period] = periods.get(period, 0) + amount
             if len(periods) > KEPT:
@@ -83,25 +88,19 @@ class Tally:
             after[key] = periods
         return after
 
-    def _value_before(self, key: str) -> int | None:
-        if key not in self._before:
-            self._before[key] = value_at(self._facet, key, self._period(key))
-        return self._before[key]
-
-    def _period(self, key: str) -> str:
-        unit = key.rpartition(":")[2]
-        known = self._periods.get(unit)
-        if known is None:
-            known = self._periods[unit] = period_of(key, self._day)
-        return known
-
 
 def reader(facet: Facet, calendar: Calendar, at: datetime) -> Callable[[str], int | None]:
     """What conditions read as `counters.<name>`, such as `purchases.month`: the value before the event of `at`."""
-    tally = Tally(facet, calendar.day(at))
-    return lambda name: tally.value(counter_key(name))
+    day = calendar.day(at)
+
+    def read(name: str) -> int | None:
+        key = counter_key(name)
+        return value_at(facet, key, period_of(key, day))
+
+    return read
 
 
+@lru_cache(maxsize=1000)
 def counter_key(name: str) -> str:
     """The key of the counter that conditions call `purchases.month`: dots are no good in names of the database."""
     return name.replace(".", ":")

@@ -423,6 +423,9 @@ def _compile(condition: Any, over: Scope, calendar: Calendar | None, currency: s
 def _all(below: tuple[Callable[[Any], bool], ...]) -> Callable[[Any], bool]:
     if len(below) == 1:
         return below[0]
+    if len(below) == 2:  # what most rules have, without a loop
+        first, second = below
+        return lambda subject: first(subject) and second(subject)
 
     def holds(subject: Any) -> bool:
         for each in below:  # noqa: SIM110 - a generator costs more than the comparisons
@@ -453,6 +456,15 @@ def _over_lines(quantifier: Quantifier, where: Callable[[Line], bool], at_least:
                 return True
         return False
 
+    def enough_lines(facts: Facts) -> bool:
+        missing = at_least
+        for line in facts.lines:
+            if where(line):
+                missing -= 1
+                if not missing:
+                    return True
+        return False
+
     def every_line(facts: Facts) -> bool:
         for line in facts.lines:
             if not where(line):
@@ -460,7 +472,7 @@ def _over_lines(quantifier: Quantifier, where: Callable[[Line], bool], at_least:
         return bool(facts.lines)
 
     if quantifier == "any":
-        return any_line if at_least == 1 else lambda facts: sum(map(where, facts.lines)) >= at_least
+        return any_line if at_least == 1 else enough_lines
     if quantifier == "all":
         return every_line
     if quantifier == "none":

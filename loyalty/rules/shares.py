@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from operator import sub
-from typing import Final, NamedTuple
+from operator import mul, sub
+from typing import Final
 
 from loyalty.rules.conditions import Comparison, Condition, compile_line_condition
 from loyalty.rules.facts import Facts, Line
@@ -27,52 +27,34 @@ class Share:
     `weights` says by line how much of it comes from there; empty where that cannot be said.
     """
 
-    __slots__ = ("_running", "count", "part", "weights")
+    __slots__ = ("_totals", "count", "part", "weights")
 
     def __init__(self, count: int, weights: Sequence[int] = (), part: tuple[int, int] = WHOLE) -> None:
         self.count = count
         self.part = part
         self.weights = weights
-        self._running: _Running | None = None
+        self._totals: Sequence[int] | None = None
 
     def attribute(self, points: int) -> tuple[int, ...] | None:
         """`points` by line, in proportion to the weights; they sum to `points`. None where no line has any weight."""
-        running = self._running
-        if running is None:
-            running = self._running = _running(self.weights)
-        return _spread(points, running, len(self.weights))
+        totals = self._totals
+        if totals is None:
+            totals = self._totals = list(accumulate(self.weights))
+        return _spread(points, totals)
 
 
 def spread(points: int, weights: Sequence[int]) -> tuple[int, ...] | None:
     """`points` in proportion to the weights: what is rounded down is made up for later. None where all are zero."""
-    return _spread(points, _running(weights), len(weights))
+    return _spread(points, list(accumulate(weights)))
 
 
-class _Running(NamedTuple):
-    """The places that have a weight, and the total of the weights up to each of them."""
-
-    places: Sequence[int]
-    totals: Sequence[int]
-
-
-def _running(weights: Sequence[int]) -> _Running:
-    places = [place for place, weight in enumerate(weights) if weight]
-    return _Running(places, list(accumulate([weights[place] for place in places])))
-
-
-def _spread(points: int, running: _Running, lines: int) -> tuple[int, ...] | None:
-    places, totals = running
-    if not places:
+def _spread(points: int, totals: Sequence[int]) -> tuple[int, ...] | None:
+    """`totals` are those of the weights up to each line."""
+    if not totals or not totals[-1]:
         return None
     whole = totals[-1]
     reached = [points * total // whole for total in totals]
-    parts = map(sub, reached, [0, *reached])
-    if len(places) == lines:
-        return tuple(parts)
-    by_line = [0] * lines
-    for place, part in zip(places, parts, strict=True):
-        by_line[place] = part
-    return tuple(by_line)
+    return tuple(map(sub, reached, [0, *reached]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +80,11 @@ class AmountMeasure:
         if self.exclude_shipping:
             counted -= facts.shipping or 0
         if self.exclude is not None:
-            column = order.column(self.exclude)
-            kept = [0 if out else weight for weight, out in zip(weights, column, strict=True)]
-            counted -= sum(weights) - sum(kept)
-            weights = kept
+            excluded = list(map(mul, weights, order.column(self.exclude)))
+            counted -= sum(excluded)
+            weights = list(map(sub, weights, excluded))
         if self.only is not None:
-            column = order.column(self.only)
-            weights = [weight if kept else 0 for weight, kept in zip(weights, column, strict=True)]
+            weights = list(map(mul, weights, order.column(self.only)))
             counted = sum(weights)
         counted = max(0, min(counted, amount))
         part = order.earning_part(self.unearning)
@@ -120,10 +100,9 @@ class PieceMeasure:
 
     def measure(self, order: Order) -> Share | None:
         """The share, or None for an event without such pieces."""
-        weights = [line.quantity for line in order.facts.lines]
+        weights = order.quantities()
         if self.where is not None:
-            column = order.column(self.where)
-            weights = [weight if kept else 0 for weight, kept in zip(weights, column, strict=True)]
+            weights = list(map(mul, weights, order.column(self.where)))
         pieces = sum(weights)
         return Share(pieces, weights, order.earning_part(self.unearning)) if pieces else None
 
@@ -151,7 +130,7 @@ ONCE = Share(1)
 class Order:
     """One event while it is decided: columns and shares that several rules ask for are worked out once."""
 
-    __slots__ = ("_columns", "_earning", "_line_amounts", "_measures", "_shares", "_tests", "facts")
+    __slots__ = ("_columns", "_earning", "_line_amounts", "_measures", "_quantities", "_shares", "_tests", "facts")
 
     def __init__(self, facts: Facts, tests: Sequence[Test], measures: Sequence[Measure]) -> None:
         self.facts = facts
@@ -159,6 +138,7 @@ class Order:
         self._measures = measures
         self._columns: dict[int, list[bool]] = {}
         self._line_amounts: dict[bool, list[int]] = {}
+        self._quantities: list[int] | None = None
         self._shares: dict[int, Share | None] = {}
         self._earning: dict[frozenset[str], tuple[int, int]] = {}
 
@@ -179,6 +159,12 @@ class Order:
                 amounts = [max(0, line.amount - (line.tax or 0)) for line in lines]
             self._line_amounts[without_tax] = amounts
         return amounts
+
+    def quantities(self) -> list[int]:
+        """How many pieces each line is of."""
+        if self._quantities is None:
+            self._quantities = [line.quantity for line in self.facts.lines]
+        return self._quantities
 
     def share(self, place: int) -> Share | None:
         """What the measure at this place gives for the order; None where there is nothing that it could count."""
