@@ -279,7 +279,7 @@ def reverse(
     missing then is owed (`negative`) or waived (`stop_at_zero`); `pending_only` takes nothing that is available.
     Points that expired are gone already: others do not stand in for them.
     """
-    if expires_at is not None and expires_at <= now:
+    if points == 0 or (expires_at is not None and expires_at <= now):
         return Reversal([], 0, points)
     have = state.wallet(wallet)
     postings: list[Posting] = []

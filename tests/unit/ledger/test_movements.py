@@ -268,3 +268,9 @@ def test_an_idle_wallet_lapses_as_a_whole() -> None:
     state = with_lapses(earned((5, None, None), (6, None, day(90)), (7, day(50), None)), {"points": day(30)})
     assert settle(state, day(30)).wallet("points").available == 0
     assert settle(state, day(60)).wallet("points").available == 7
+
+
+def test_nothing_to_take_back_moves_nothing() -> None:
+    state = earned((10, day(2), day(9)))
+    taken = reverse(state, "points", 0, activates_at=day(2), expires_at=day(9), policy="negative", now=day(0))
+    assert (taken.postings, taken.shortfall, taken.lapsed) == ([], 0, 0)
