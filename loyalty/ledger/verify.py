@@ -35,7 +35,7 @@ from loyalty.ledger.checks import MALFORMED, Chain
 from loyalty.ledger.entry import SEQUENCE_BITS, member_of, sequence_of
 from loyalty.ledger.projection import wallet_document
 from loyalty.ledger.seal import POSITION, seal_defects, unpack
-from loyalty.ledger.state import Document
+from loyalty.ledger.state import SOMEDAY, Document
 
 _BATCH: Final = 1000
 _RANGE: Final = 20_000
@@ -51,7 +51,8 @@ DECODING: Final[CodecOptions[Document]] = CodecOptions(
 )
 """Without time zones, which take as long to decode as all the rest: within the checks every instant is UTC."""
 
-_ZONED: Final = DECODING.with_options(tz_aware=True)
+_SOMEDAY: Final = SOMEDAY.replace(tzinfo=None)
+_PROJECTED: Final = ("_id", "program", "recorded_at", "state")
 
 Bounds = tuple[int | None, int | None]
 """From one number (None: whatever comes first, be it a number or not) to before another."""
@@ -223,13 +224,7 @@ def _seal_ranges(db: Mongo) -> list[Bounds]:
     return list(zip([None, *cuts], [*cuts, None], strict=True))
 
 
-def _stream(
-    collection: Collection[Document],
-    bounds: Bounds,
-    *,
-    batch: int = _BATCH,
-    decoding: CodecOptions[Document] = DECODING,
-) -> Iterator[Document]:
+def _stream(collection: Collection[Document], bounds: Bounds, *, batch: int = _BATCH) -> Iterator[Document]:
     """Everything within bounds in order of `_id`.
 
     Bounds of the index, unlike a comparison in a query, leave nothing out because its `_id` has another type.
@@ -241,7 +236,7 @@ def _stream(
     if upper is not None:
         cursor.max([("_id", upper)])
     for raw in cursor:
-        yield from bson.decode_iter(cast(bytes, raw), decoding)  # one by one: memory that is still in the cache
+        yield from bson.decode_iter(cast(bytes, raw), DECODING)  # one by one: memory that is still in the cache
 
 
 # -- chains and the projection ----------------------------------------------------------------------------------------
@@ -297,7 +292,7 @@ class _Wallets:
     def __init__(self, db: Mongo, bounds: Bounds) -> None:
         lower, upper = (None if number is None else member_of(number) for number in bounds)
         self._db = db
-        self._wallets = _stream(db.wallets, (lower, upper), batch=200, decoding=_ZONED)
+        self._wallets = _stream(db.wallets, (lower, upper), batch=200)
         self._next = next(self._wallets, None)
         self._apart: list[Document] = []
         self._defects: list[Defect] = []
@@ -338,14 +333,22 @@ class _Wallets:
 
     def _judge(self, wallet: Document, entry: Document | None) -> None:
         """A wallet document must be the projection of the entry that it names."""
-        with suppress(*MALFORMED):  # the entry is broken itself
-            if entry is not None:
-                projected = {name: _zoned(entry[name]) for name in ("_id", "program", "recorded_at", "state")}
-                if wallet_document(projected) == wallet:
-                    return
+        if entry is not None and _is_projection(wallet, entry):
+            return
         where = member_id(wallet["_id"]) if _named_entry(wallet) else repr(wallet["_id"])[:40]
         what = "not the projection of the ledger; `loyalty ledger rebuild` mends it"
         self._defects.append(Defect(f"wallets of {where}", what))
+
+
+def _is_projection(wallet: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    with suppress(*MALFORMED):  # the entry is broken itself
+        projected = wallet_document(entry)
+        if projected == wallet and ("due_at" not in projected or projected["due_at"] < _SOMEDAY):
+            return True
+        # Without its zone an instant for ever away does not look like one, and may be taken for due.
+        exact = wallet_document({name: _zoned(entry[name]) for name in _PROJECTED})
+        return exact == {name: _zoned(value) for name, value in wallet.items()}
+    return False
 
 
 def _zoned(value: Any) -> Any:
