@@ -92,7 +92,7 @@ class Totals:
 
 def _keep(kept: list[Difference], difference: Difference, size: int) -> None:
     """Into the largest, of equals the ones of the members that joined first."""
-    if len(kept) >= MOST_NAMED and size < min(abs(one.points) for one in kept):
+    if len(kept) >= MOST_NAMED and size < abs(kept[-1].points):
         return
     kept.append(difference)
     kept[:] = heapq.nsmallest(MOST_NAMED, kept, key=lambda one: (-abs(one.points), one.member))

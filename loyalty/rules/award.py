@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import compress
 from math import prod
 from typing import Any, Final, Literal, NamedTuple, TypeVar
@@ -192,25 +193,16 @@ def candidate_of(
     """What the rule would give by the multipliers that have it as a target; `tier` is that of the member's tier."""
     if not rule.tiered:
         tier = ONE
-    numerator, denominator = rule.points * share.count * tier, rule.per * ONE
+    numerator, denominator = rule.points * share.count, rule.per
     if share.part is not WHOLE:
         numerator, denominator = numerator * share.part[0], denominator * share.part[1]
-    steps = [
-        numerator // denominator
-        if rule.rounding == "floor"
-        else rounded_quotient(numerator, denominator, rule.rounding)
-    ]
+    steps = [rounded_quotient(numerator * tier, denominator * ONE, rule.rounding)]
     if multipliers:
         multipliers = [one for one in multipliers if one.where is None or any(share.weights)]
     if not multipliers:
         return Candidate(rule, share, steps)
-    if all(one.where is None for one in multipliers):
-        factors = [] if tier == ONE else [tier]
-        numerator, denominator = rule.points * share.count * share.part[0], rule.per * share.part[1]
-        for one in multipliers:
-            factors.append(one.factor)
-            scale = ONE ** len(factors) if stacking == "multiply" else ONE
-            factor = _stacked(factors, scale, stacking)
+    if {one.where for one in multipliers} == {None}:
+        for factor, scale in _stacks(tier, tuple([one.factor for one in multipliers]), stacking):
             steps.append(rounded_quotient(numerator * factor, denominator * scale, rule.rounding))
         return Candidate(rule, share, steps, multipliers)
     return _by_line(rule, share, steps, multipliers, tier=tier, stacking=stacking, order=order)
@@ -244,6 +236,21 @@ def _by_line(
     return Candidate(rule, share, steps, multipliers, weights)
 
 
+@lru_cache(maxsize=1000)
+def _stacks(tier: int, factors: Sequence[int], stacking: Stacking) -> tuple[tuple[int, int], ...]:
+    """With the tier's, the first of the factors, the first two, and so on: each time all as one, of which so much is 1.
+
+    Kept, because the same ones mostly multiply many rules.
+    """
+    first = [] if tier == ONE else [tier]
+    found = []
+    for count in range(1, len(factors) + 1):
+        own = [*first, *factors[:count]]
+        scale = ONE ** len(own) if stacking == "multiply" else ONE
+        found.append((_stacked(own, scale, stacking), scale))
+    return tuple(found)
+
+
 def _stacked(factors: Sequence[int], scale: int, stacking: Stacking) -> int:
     """All factors as one, of which `scale` is 1."""
     if stacking == "multiply":
@@ -255,14 +262,14 @@ def _stacked(factors: Sequence[int], scale: int, stacking: Stacking) -> int:
 
 def best_of_groups(candidates: Sequence[T], group: Callable[[T], str | None], worth: Callable[[T], int]) -> list[T]:
     """All that are in no group, and of each group the one that is worth most; of equals the first."""
+    names = list(map(group, candidates))
     best: dict[str, T] = {}
-    for one in candidates:
-        name = group(one)
+    for one, name in zip(candidates, names, strict=True):
         if name is not None and (name not in best or worth(one) > worth(best[name])):
             best[name] = one
     if not best:
         return list(candidates)
-    return [one for one in candidates if (name := group(one)) is None or best[name] is one]
+    return [one for one, name in zip(candidates, names, strict=True) if name is None or best[name] is one]
 
 
 class Limits:

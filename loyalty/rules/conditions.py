@@ -439,6 +439,9 @@ def _all(below: tuple[Callable[[Any], bool], ...]) -> Callable[[Any], bool]:
 def _any(below: tuple[Callable[[Any], bool], ...]) -> Callable[[Any], bool]:
     if len(below) == 1:
         return below[0]
+    if len(below) == 2:
+        first, second = below
+        return lambda subject: first(subject) or second(subject)
 
     def holds(subject: Any) -> bool:
         for each in below:  # noqa: SIM110
@@ -541,7 +544,7 @@ def _over_typed(
 ) -> Callable[[Any], bool]:
     """Over a field that is of its type or None. `not None` costs less than a look at the type."""
     if op == "=":
-        return lambda subject: bool(read(subject) == operand)
+        return lambda subject: read(subject) == operand
     if op == "!=":
         return lambda subject: (value := read(subject)) is not None and value != operand
     if op == "<":

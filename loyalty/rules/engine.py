@@ -8,6 +8,7 @@ rule each, and caps cut what is above them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final
 
 from loyalty.infra.money import to_minor
@@ -142,14 +143,15 @@ class CompiledRules:
             candidate = chosen.get(rule.id)
             if candidate is not None:
                 steps = candidate.steps
-                points, cut = limits.admit(rule, steps[-1])
+                points, cut = limits.admit(rule, steps[-1]) if rule.limits or rule.campaign else (steps[-1], None)
                 if cut is None:
                     lines.append(rule.line(steps[0], share))
                 else:  # what is left goes to the rule first, then to its multipliers in their order
                     lines.append(rule.line(min(steps[0], points), share, cut, steps[-1]))
                     steps = [min(step, points) for step in steps]
-                for multiplier, before, after in zip(candidate.multipliers, steps, steps[1:], strict=False):
-                    differences[multiplier.id] = differences.get(multiplier.id, 0) + after - before
+                if candidate.multipliers:
+                    for multiplier, before, after in zip(candidate.multipliers, steps, steps[1:], strict=False):
+                        differences[multiplier.id] = differences.get(multiplier.id, 0) + after - before
                 if points:
                     credits.append(candidate.credit(points))
             elif rule.kind == "points":
@@ -182,7 +184,7 @@ class CompiledRules:
         multipliers = [rule for rule, _ in applying if rule.kind == "multiplier"]
         by_target: dict[str, list[ActiveRule]] = {}
         if multipliers:
-            multipliers = best_of_groups(multipliers, lambda rule: rule.group, lambda rule: rule.factor)
+            multipliers = best_of_groups(multipliers, attrgetter("group"), attrgetter("factor"))
             for one in multipliers:
                 for target in one.targets:
                     by_target.setdefault(target, []).append(one)
@@ -191,7 +193,7 @@ class CompiledRules:
             for rule, share in applying
             if rule.kind == "points" and share.count >= rule.minimum
         ]
-        best = best_of_groups(candidates, lambda one: one.rule.group, lambda one: one.steps[-1])
+        best = best_of_groups(candidates, attrgetter("rule.group"), lambda one: one.steps[-1])
         return {one.rule.id: one for one in best}, multipliers
 
     def _count(self, tally: Tally, facts: Facts, credits: Iterable[Credit]) -> None:
@@ -235,7 +237,7 @@ def _applying(
         elif rule.group is not None and rule.first_of_group and rule.group in taken:
             reason = "group"
         else:
-            share = _counted_by(rule, order)
+            share = order.share(rule.measure) if rule.measure is not None else _event_once(rule, order)
             if share is not None:
                 found.append((rule, share))
                 if share.count >= rule.minimum:
@@ -255,10 +257,8 @@ def _runs(campaign: ActiveCampaign, facts: Facts, known: dict[str, bool]) -> boo
     return runs
 
 
-def _counted_by(rule: ActiveRule, order: Order) -> Share | None:
-    """What the rule counts of the order; None where there is nothing of that."""
-    if rule.measure is not None:
-        return order.share(rule.measure)
+def _event_once(rule: ActiveRule, order: Order) -> Share | None:
+    """What a rule counts that measures nothing; None where it is for lines that the order does not have."""
     if rule.where is not None and not any(order.column(rule.where)):
         return None
     return ONCE

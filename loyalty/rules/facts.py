@@ -94,9 +94,9 @@ def no_counters(name: str) -> int | None:
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Facts:
-    """One event, its member and its moment.
+    """One event, its member and its moment. Never changed once it is made; not frozen, as that costs a call a field.
 
     Amounts are minor units of the program's currency. `occurred_at` is the instant in UTC and `calendar` that of the
     program's zone. `counters` answers `purchases.month`, `spend.day`, `points.<wallet>.ever` … with what the

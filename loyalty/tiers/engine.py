@@ -26,10 +26,10 @@ the shorter one still needed.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Final, Literal
 
@@ -51,6 +51,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _DAY: Final = timedelta(days=1)
 _LIFETIME_KEY: Final = 0
+_MOST_FIRST_DAYS: Final = 4096
 
 Reason = Literal["reached", "fell", "locked", "scheme", "merged"]
 
@@ -76,6 +77,16 @@ class Window:
     unit: Unit | None = None
     days: int | None = None
     months: int | None = None
+
+    def first_day(self, day: date) -> int:
+        """The first day of the window that holds `day`, as a number; not of an anniversary, which members have."""
+        if self.type == "rolling":
+            if self.days is not None:
+                return day_number(day) - self.days + 1
+            return day_number(shift(day, months=-(self.months or 0))) + 1
+        if self.type == "calendar" and self.unit is not None:
+            return day_number(first_day(self.unit, day))
+        return _LIFETIME_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +141,11 @@ class Scheme:
     def ranks(self) -> Mapping[str, int]:
         """The place of each level, by id."""
         return {level.id: rank for rank, level in enumerate(self.levels)}
+
+    @cached_property
+    def first_day(self) -> Callable[[date], int]:
+        """That of the window, which is asked several times for every event of a day."""
+        return lru_cache(maxsize=_MOST_FIRST_DAYS)(self.window.first_day)
 
     def rank_for(self, value: int) -> int:
         """The place of the level that a value makes."""
@@ -705,16 +721,9 @@ class _Tier:
 
     def _first(self, day: date) -> int:
         """The first day of the window that holds `day`, as a number."""
-        window = self.scheme.window
-        if window.type == "rolling":
-            if window.days is not None:
-                return day_number(day) - window.days + 1
-            return day_number(shift(day, months=-(window.months or 0))) + 1
-        if window.type == "calendar" and window.unit is not None:
-            return day_number(first_day(window.unit, day))
-        if window.type == "anniversary":
+        if self.scheme.window.type == "anniversary":
             return day_number(self._anniversary(day, 0))
-        return _LIFETIME_KEY
+        return self.scheme.first_day(day)
 
     def _next_first(self, day: date) -> int:
         """The first day of the window after the one that holds `day`."""

@@ -144,6 +144,7 @@ def main() -> None:
     sets = {"one rule": one, "50 rules, 3 of 5 elsewhere": rules(elsewhere=3), "50 rules, all here": rules()}
     medians = []
     gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # as the server's processes do
     for name, rule_set in sets.items():
         version = compiled(rule_set)
         award = version.award(order({}, datetime(2026, 3, 4, 12, tzinfo=timezone.utc)), counters={})
