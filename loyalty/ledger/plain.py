@@ -1,8 +1,8 @@
 """The fold of everyday postings, on the documents themselves.
 
-Most postings neither concern a hold nor a debt. A verification of millions spares making values of each: `plain_fold`
-does what `state.fold` does with such postings, and leaves all others to it. A property test holds the two together.
-What it does to a sound wallet leaves it sound, since lots, buckets and totals always change alike.
+Most postings do not concern a debt. A verification of millions spares making values of each: `plain_fold` does what
+`state.fold` does with such postings, and leaves all others to it. A property test holds the two together. What it does
+to a sound wallet leaves it sound, since lots, holds, buckets and totals always change alike.
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ def _moved(wallet: Document, posting: Mapping[str, Any]) -> Document | None:
     source, target, points, number = posting["from"], posting["to"], posting["points"], posting["lot"]
     if (source, target) not in MOVES or not isinstance(points, int) or points <= 0 or number == DEFICIT:
         return None
-    if source == "held" or target == "held" or not _OF_HOLDS.isdisjoint(posting):
+    holds = None
+    if source == "held":
+        holds = _taken(wallet, posting)
+        if holds is None:
+            return None
+    elif target != "held" and not _OF_HOLDS.isdisjoint(posting):
         return None
     after = dict(wallet)
     lifetime = after["lifetime"] = dict(wallet["lifetime"])
@@ -53,6 +58,8 @@ def _moved(wallet: Document, posting: Mapping[str, Any]) -> Document | None:
     expires_at = posting.get("expires_at")
     if source in _COMES:
         _count(lifetime, _COMES[source], points)
+    elif source == "held":
+        after["held"] = wallet["held"] - points
     else:
         lot = next((lot for lot in lots if lot["id"] == number), None)
         if lot is None or lot["points"] < points or ("activates_at" in lot) != (source == "pending"):
@@ -68,8 +75,14 @@ def _moved(wallet: Document, posting: Mapping[str, Any]) -> Document | None:
     if target in _GOES:
         total, sign = _GOES[target]
         _count(lifetime, total, sign * points)
+    elif target == "held":
+        holds = _held(wallet, posting, expires_at)
+        if holds is None:
+            return None
+        after["held"] = wallet["held"] + points
     else:
-        entered = posting.get("into", number)
+        into = posting.get("into")
+        entered = number if into is None else into
         with_entered = _entered(
             lots, entered, points, posting.get("activates_at"), expires_at, waits=target == "pending"
         )
@@ -78,7 +91,42 @@ def _moved(wallet: Document, posting: Mapping[str, Any]) -> Document | None:
         lots = with_entered
         after[target] = wallet[target] + points
     after["lots"] = lots
+    if holds:
+        after["holds"] = holds
+    elif holds is not None:
+        del after["holds"]  # absent where there are none
     return after
+
+
+def _taken(wallet: Document, posting: Mapping[str, Any]) -> list[Document] | None:
+    """The holds without the points that leave one of them."""
+    holds: list[Document] = wallet.get("holds", [])
+    number, points = posting["lot"], posting["points"]
+    hold = next((hold for hold in holds if hold["id"] == posting.get("hold")), None)
+    part = next((part for part in hold["parts"] if part["id"] == number), None) if hold else None
+    if hold is None or part is None or part["points"] < points:
+        return None
+    rest = part["points"] - points
+    parts = [{**part, "points": rest} if each is part else each for each in hold["parts"] if each is not part or rest]
+    return [{**hold, "parts": parts} if each is hold else each for each in holds if each is not hold or parts]
+
+
+def _held(wallet: Document, posting: Mapping[str, Any], expires_at: datetime | None) -> list[Document] | None:
+    """The holds with points more in one of them, or with a new one."""
+    holds: list[Document] = wallet.get("holds", [])
+    number, until, grace_days = posting.get("hold"), posting.get("until"), posting.get("grace_days")
+    if number is None or until is None:
+        return None
+    part: Document = {"id": posting["lot"], "points": posting["points"]}
+    if expires_at is not None:
+        part["expires_at"] = expires_at
+    before = next((hold for hold in holds if hold["id"] == number), None)
+    if before is not None:
+        return [{**hold, "parts": [*hold["parts"], part]} if hold is before else hold for hold in holds]
+    opened: Document = {"id": number, "until": until, "parts": [part]}
+    if grace_days:
+        opened["grace_days"] = grace_days
+    return [*holds, opened]
 
 
 def _entered(
