@@ -54,7 +54,7 @@ class Chain:
 
     def _pass(self, entry: Mapping[str, Any]) -> None:
         self.sequence = sequence_of(entry["_id"])
-        self.hash = bytes(entry["hash"])
+        self.hash = entry["hash"]
         self.form = entry["state"]
         self.program = entry["program"]
         self.recorded_at = entry["recorded_at"]
@@ -66,9 +66,9 @@ def entry_defects(entry: Mapping[str, Any], sequence: int, prev: bytes, before: 
     try:
         if sequence_of(entry["_id"]) != sequence:
             defects.append(f"entry {sequence} of the chain is missing")
-        if bytes(entry["prev"]) != prev:
+        if entry["prev"] != prev:
             defects.append("it does not follow the entry before it")
-        if entry_hash(entry) != bytes(entry["hash"]):
+        if entry_hash(entry) != entry["hash"]:
             defects.append("its content was changed")
         wallets = plain_fold(before["wallets"], entry["postings"])
         if wallets is None or _with_the_rest(wallets, entry, before) != entry["state"]:
@@ -81,7 +81,7 @@ def entry_defects(entry: Mapping[str, Any], sequence: int, prev: bytes, before: 
 def _with_the_rest(wallets: dict[str, Document], entry: Mapping[str, Any], before: Mapping[str, Any]) -> Document:
     """The form of a state with these wallets, once the entry has set lapses and touched facets."""
     for name, instant in entry["lapses"].items() if "lapses" in entry else ():
-        wallet = wallets.get(name, EMPTY.document())
+        wallet = wallets[name] if name in wallets else EMPTY.document()
         if wallet.get("lapses_at") != instant:
             wallets[name] = {**wallet, "lapses_at": instant}
             if instant is None:

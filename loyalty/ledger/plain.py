@@ -25,6 +25,8 @@ _GOES: Final = {
 }
 """By the bucket outside of the wallet that points go to: the total that changes, and in which direction."""
 
+_ALWAYS: Final = 5
+"""How many fields every posting has."""
 _OF_HOLDS: Final = frozenset({"hold", "until", "grace_days"})
 _NOTHING: Final = EMPTY.document()
 
@@ -50,7 +52,7 @@ def _moved(wallet: Document, posting: Mapping[str, Any]) -> Document | None:
         holds = _taken(wallet, posting)
         if holds is None:
             return None
-    elif target != "held" and not _OF_HOLDS.isdisjoint(posting):
+    elif target != "held" and len(posting) > _ALWAYS and not _OF_HOLDS.isdisjoint(posting):
         return None
     after = dict(wallet)
     lifetime = after["lifetime"] = dict(wallet["lifetime"])
@@ -61,8 +63,12 @@ def _moved(wallet: Document, posting: Mapping[str, Any]) -> Document | None:
     elif source == "held":
         after["held"] = wallet["held"] - points
     else:
-        lot = next((lot for lot in lots if lot["id"] == number), None)
-        if lot is None or lot["points"] < points or ("activates_at" in lot) != (source == "pending"):
+        for lot in lots:
+            if lot["id"] == number:
+                break
+        else:
+            return None
+        if lot["points"] < points or ("activates_at" in lot) != (source == "pending"):
             return None
         if expires_at != lot.get("expires_at"):
             if expires_at is None:

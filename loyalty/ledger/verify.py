@@ -420,7 +420,7 @@ def _hashes(db: Mongo, numbers: Sequence[int]) -> dict[int, bytes]:
     stored: dict[int, bytes] = {}
     for start in range(0, len(numbers), _BATCH):
         wanted = {"_id": {"$in": list(numbers[start : start + _BATCH])}}
-        for raw in db.ledger.find_raw_batches(wanted, {"hash": 1}):
+        for raw in db.ledger.find_raw_batches(wanted, {"hash": 1}, batch_size=_BATCH):
             stored.update(
                 (entry["_id"], entry.get("hash", b"")) for entry in bson.decode_all(cast(bytes, raw), DECODING)
             )
