@@ -448,7 +448,8 @@ def _entered(lots: tuple[Lot, ...], number: int, posting: Posting, expires_at: d
         if lot.id == number:
             if (lot.activates_at, lot.expires_at) != (activates_at, expires_at):
                 raise LedgerDefect(f"lot {number} activates or expires at another instant")
-            return (*lots[:place], replace(lot, points=lot.points + posting.points), *lots[place + 1 :])
+            grown = Lot(number, lot.points + posting.points, activates_at, expires_at)  # `replace` takes far longer
+            return (*lots[:place], grown, *lots[place + 1 :])
     return tuple(sorted((*lots, Lot(number, posting.points, activates_at, expires_at)), key=Lot.order))
 
 

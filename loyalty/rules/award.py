@@ -263,12 +263,12 @@ def _stacked(factors: Sequence[int], scale: int, stacking: Stacking) -> int:
 def best_of_groups(candidates: Sequence[T], group: Callable[[T], str | None], worth: Callable[[T], int]) -> list[T]:
     """All that are in no group, and of each group the one that is worth most; of equals the first."""
     names = list(map(group, candidates))
+    if names.count(None) == len(names):
+        return list(candidates)
     best: dict[str, T] = {}
     for one, name in zip(candidates, names, strict=True):
         if name is not None and (name not in best or worth(one) > worth(best[name])):
             best[name] = one
-    if not best:
-        return list(candidates)
     return [one for one, name in zip(candidates, names, strict=True) if name is None or best[name] is one]
 
 
