@@ -29,7 +29,7 @@ from tests.model.naive import (
 from tests.model.naive_rules import Counters, Given, Json, award, minor, spread
 
 NEVER: Json = {"type": "never"}
-BEFORE_ALL = datetime(2000, 1, 1, tzinfo=timezone.utc)
+BEFORE_ALL = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Refused(Exception):
@@ -62,7 +62,7 @@ class Paid:
 
 @dataclass
 class Known:
-    """An event that can be refunded, and what was refunded of it."""
+    """An event that can be refunded, and what was refunded of it; `cut`: a cap took of what it would have given."""
 
     event: Json
     occurred_at: datetime
@@ -71,6 +71,7 @@ class Known:
     pieces: list[int]
     amount: int = 0
     complete: bool = False
+    cut: bool = False
 
     def price(self) -> int:
         """What it cost."""
@@ -276,6 +277,7 @@ class World:
         spend = minor(event.get("amount")) or 0 if event["type"] == "purchase" else 0
         self.count_for_level(local_day(self.zone, occurred_at), earned, spend, int(event["type"] == "visit"))
         known = Known(event, occurred_at, awards, paid, [0] * len(event.get("items", [])))
+        known.cut = any(one.points < one.wanted for one in given)
         self.known[event["id"]] = known
         waiting = [one for one in self.parked if one["refers_to"] == event["id"]]
         self.parked = [one for one in self.parked if one["refers_to"] != event["id"]]
@@ -335,7 +337,7 @@ class World:
                 if room is not None:
                     room -= points
                 if points:
-                    found.append(Given(one.rule, points, by_line))
+                    found.append(Given(one.rule, points, by_line, one.wanted))
         return [fit for one in given for fit in found if fit.rule is one.rule]
 
     def count_event(self, event: Json, at: datetime, given: list[Any]) -> None:

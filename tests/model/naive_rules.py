@@ -152,11 +152,15 @@ def compare(value: Any, op: str, operand: Any, money: bool) -> bool:
 
 @dataclass
 class Given:
-    """Points that one rule gave, and how many of them each line of the event earned (None: no line can be said to)."""
+    """Points that one rule gave, and how many of them each line of the event earned (None: no line can be said to).
+
+    Without its caps it would have given `wanted`; what a cap leaves nothing of is given too, as no points.
+    """
 
     rule: Json
     points: int
     by_line: list[int] | None
+    wanted: int
 
 
 @dataclass
@@ -244,7 +248,7 @@ def award(
                         counters.add(name, "ever" if unit == "member" else unit, at, points)
             if campaign:
                 in_campaign[campaign["id"]] = in_campaign.get(campaign["id"], 0) + points
-            given.append(Given(rule, points, spread(points, rule["weights"])))
+        given.append(Given(rule, points, spread(points, rule["weights"]), rule["worth"]))
     return given
 
 
