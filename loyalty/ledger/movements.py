@@ -379,9 +379,9 @@ def _arrivals(have: Wallet, posting: Posting, number: int) -> list[Posting]:
         arrivals.append(_entering(posting, paid, DEFICIT, from_elsewhere))
         points -= paid
     if points:
-        lot = _lot_for(
-            have, number, None, posting.expires_at, leaving=posting.lot if posting.source == "pending" else None
-        )
+        waiting = have.lot(posting.lot) if posting.source == "pending" else None
+        leaving = waiting.id if waiting is not None and waiting.points == posting.points else None
+        lot = _lot_for(have, number, None, posting.expires_at, leaving=leaving)
         arrivals.append(_entering(posting, points, lot, from_elsewhere))
     return arrivals
 

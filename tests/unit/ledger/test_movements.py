@@ -255,6 +255,14 @@ def test_a_part_of_waiting_points_is_activated() -> None:
     assert lots(state) == [(4, None, day(30)), (6, SOMEDAY, None)]
 
 
+def test_a_part_is_activated_in_the_entry_that_opened_its_lot() -> None:
+    state = earned((10, SOMEDAY, None))
+    state = fold(state, activate(state, "points", 4, lot=1, expires_at=day(30), sequence=1))
+    assert lots(state) == [(4, None, day(30)), (6, SOMEDAY, None)]
+    state = fold(state, activate(state, "points", 6, lot=1, expires_at=day(30), sequence=1))
+    assert lots(state) == [(10, None, day(30))]
+
+
 def test_two_awards_of_one_entry_have_their_own_lots() -> None:
     state = State()
     for expires_at in (day(5), day(6), None):
