@@ -20,7 +20,7 @@ from loyalty.infra.ids import entry_number
 from loyalty.infra.money import to_minor
 from loyalty.ledger import movements
 from loyalty.ledger.entry import Draft, entry_key, member_of, sequence_of
-from loyalty.ledger.state import SOMEDAY, Document, HoldNotOpen, Lot, Posting, Refusal, State, fold
+from loyalty.ledger.state import SOMEDAY, Document, HoldNotOpen, Lot, Posting, Refusal, State, fold, with_lapses
 from loyalty.members.model import Member
 from loyalty.points.terms import Terms
 from loyalty.programs.lifetimes import activates_at, expires_at, lapses_at
@@ -126,6 +126,7 @@ class _Recording:
         self.limits: list[str] = []
         self.transitions: list[Transition] = []
         self._unfolded: list[Posting] = []
+        self._entering: dict[str, tuple[tuple[datetime | None, datetime | None], int]] = {}
 
     def draft(self, refers_to: Purchase | None, *, waits: bool) -> Draft:
         """The entry of an event that is no refund."""
@@ -133,6 +134,8 @@ class _Recording:
         paid = self._pay()
         award = self._award(tier)
         credited = [self._credit(credit) for credit in self._fitting(award.credits)]
+        for wallet in list(self._entering):
+            self._enter(wallet)
         self.evidence["award"] = self._award_document(award, credited, paid, tier)
         kind = "earn"
         if refers_to is not None and self._activate(refers_to):
@@ -281,7 +284,7 @@ class _Recording:
             document["attribution"] = list(credit.attribution)
         lapsing = self._active(credit.wallet, "earn", self.occurred_at)
         if isinstance(pending, NoPending) and isinstance(expiry, NeverExpiry) and lapsing is None:  # the plain case
-            self._move(self._entering(credit, None, None))
+            self._gather(credit, None, None)
             return document
         calendar = self.terms.calendar
         waits_until = activates_at(pending, self.occurred_at, calendar)
@@ -289,7 +292,7 @@ class _Recording:
             document |= {"activates_at": SOMEDAY, "expiry": expiry.model_dump(mode="json")}
             if isinstance(pending, EventPending):
                 document["awaits"] = pending.event_type
-            self._move(self._entering(credit, SOMEDAY, None))
+            self._gather(credit, SOMEDAY, None)
             return document
         begins = waits_until or self.occurred_at
         ends = expires_at(expiry, begins, calendar)
@@ -303,6 +306,7 @@ class _Recording:
         if ends is not None:
             document["expires_at"] = ends
         if ends is not None and ends <= self.now:
+            self._enter(credit.wallet)
             self._move(
                 movements.stillborn(
                     self._folded(),
@@ -314,18 +318,33 @@ class _Recording:
                 )
             )
         else:
-            self._move(self._entering(credit, waits_until, ends))
+            self._gather(credit, waits_until, ends)
         return document
 
-    def _entering(self, credit: Credit, waits_until: datetime | None, ends: datetime | None) -> list[Posting]:
-        return movements.credit(
-            self._folded(),
-            credit.wallet,
-            credit.points,
-            source="issuance",
-            sequence=self.sequence,
-            activates_at=waits_until,
-            expires_at=ends,
+    def _gather(self, credit: Credit, waits_until: datetime | None, ends: datetime | None) -> None:
+        """The points are to enter their wallet: in one movement with those before them that share their instants."""
+        instants = (waits_until, ends)
+        gathered, points = self._entering.get(credit.wallet, (instants, 0))
+        if gathered != instants:
+            self._enter(credit.wallet)
+            points = 0
+        self._entering[credit.wallet] = (instants, points + credit.points)
+
+    def _enter(self, wallet: str) -> None:
+        """What was gathered for the wallet enters it."""
+        if wallet not in self._entering:
+            return
+        (waits_until, ends), points = self._entering.pop(wallet)
+        self._move(
+            movements.credit(
+                self._folded(),
+                wallet,
+                points,
+                source="issuance",
+                sequence=self.sequence,
+                activates_at=waits_until,
+                expires_at=ends,
+            )
         )
 
     def _award_document(
@@ -385,7 +404,7 @@ class _Recording:
             visits=visits,
             now=self.now,
             joined_on=self._joined_on(),
-            state=self._folded(),
+            state=with_lapses(self._folded(), self.lapses),
         )
         self.transitions += transitions
         self._keep_tier(facet)

@@ -24,7 +24,7 @@ from loyalty.ledger import append as ledger
 from loyalty.ledger.append import Contention, Operation, Outcome
 from loyalty.ledger.entry import Draft, Head
 from loyalty.ledger.heads import head_lookup, head_of, read_heads
-from loyalty.ledger.state import HoldNotOpen, HoldTooSmall, InsufficientPoints, Refusal, State, fold
+from loyalty.ledger.state import HoldNotOpen, HoldTooSmall, InsufficientPoints, Refusal, State, fold, with_lapses
 from loyalty.members import service as members
 from loyalty.members.model import Member, SpendingFrozen
 from loyalty.points import model
@@ -312,7 +312,7 @@ def _reviewing(decide: Decide, tiering: Tiering) -> Decide:
         scheme, calendar, joined_on = tiering.scheme, tiering.calendar, tiering.joined_on
         facet, moves = tiers.settle(before, scheme, calendar, now, joined_on=joined_on, state=state)
         if scheme.looks_at_balance:
-            after = fold(state, made.postings)
+            after = with_lapses(fold(state, made.postings), made.lapses)
             facet, more = tiers.settle(facet, scheme, calendar, now, joined_on=joined_on, state=after)
             moves = [*moves, *more]
         if facet == before:
