@@ -195,3 +195,23 @@ def test_an_event_that_activates_another_one_keeps_its_own_refunds_apart() -> No
     assert available(engine) == 100
     engine.event({"id": "half", "type": "refund", "refers_to": "order", "amount": "50.00", "currency": "USD"}, NOW)
     assert available(engine) == 50
+
+
+def test_a_tier_of_a_balance_falls_when_the_idle_wallet_lapses() -> None:
+    """Case 3.14: the entry that earns says when the wallet lapses, and the tier knows it from then on."""
+    levels = [
+        {"id": level, "threshold": least, "multiplier_milli": 1000} for level, least in (("base", 0), ("gold", 5))
+    ]
+    tiers = {
+        "basis": {"type": "balance", "wallet": "points"},
+        "window": {"type": "lifetime"},
+        "levels": levels,
+        "downgrade": {"to": "full", "grace_days": 0},
+    }
+    wallets = {"points": {"expiry": {"type": "inactivity", "days": 1}}, "status": {}}
+    engine = Engine({**PLAIN, "policies": {"wallets": wallets}, "tiers": tiers, "start": NOW.isoformat()}, NOW)
+    engine.event(purchase("p"), NOW)
+    assert engine.standing(NOW).level == "gold"
+    later = NOW + timedelta(days=10)
+    assert (available(engine, later), engine.standing(later).level) == (0, "base")
+    assert engine.standing(later).since == datetime(2027, 3, 2, 23, tzinfo=timezone.utc)
