@@ -29,7 +29,9 @@ def install(locks: list[str]) -> None:
         for lock in missing(locks):
             pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
             try:
-                run([*pip, "--require-hashes", "--requirement", str(CHECKOUT / lock)])
+                # The list is complete. Left to resolve, pip takes an extra of a pinned package for a package of its own
+                # and stumbles over its newest version as soon as there is a newer one than the pinned.
+                run([*pip, "--no-deps", "--require-hashes", "--requirement", str(CHECKOUT / lock)])
             except Failure as failure:
                 raise Failure(
                     f"pip could not install {lock}.", "Make `pip download pip` work, then run again.", failure.details
