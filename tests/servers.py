@@ -1,4 +1,4 @@
-"""Real servers for the tests: MongoDB as a replica set of one, Redis, and the application under gunicorn.
+"""Real servers for the tests: MongoDB as a replica set of one or several, Redis, and the application under gunicorn.
 
 Nothing here stands in for anything. Each server is a child process with its own folder, killable and
 startable again on the same data, so that a fault test can cut its power (`kill`), hang it (`freeze`) and
@@ -17,7 +17,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Server:
         self.directory = directory
         self.log = directory / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self.is_frozen = False
         directory.mkdir(parents=True, exist_ok=True)
 
     def command(self) -> list[str]:
@@ -104,9 +106,11 @@ class Server:
     def freeze(self) -> None:
         """SIGSTOP: the port still answers the TCP handshake, and nothing after it."""
         self._signal(signal.SIGSTOP)
+        self.is_frozen = True
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
+        self.is_frozen = False
 
     def _signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -116,6 +120,7 @@ class Server:
         if self._process is not None:
             self._process.wait()
             self._process = None
+            self.is_frozen = False
 
     def _is_up(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
@@ -127,15 +132,15 @@ class Server:
         return f"{self.name} did not come up. The end of its log:\n" + "\n".join(tail)
 
 
-class Mongod(Server):
-    """A replica set of one, so that majority writes, change streams and transactions are the real ones."""
+class Member(Server):
+    """A mongod with a place in a replica set; ready when it answers and, once the set exists, serves reads in it."""
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__("mongod", directory)
+    def __init__(self, directory: Path, name: str = "mongod") -> None:
+        super().__init__(name, directory)
         self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
         self.data = directory / "data"
         self.data.mkdir(exist_ok=True)
-        self._initiated = False
 
     def command(self) -> list[str]:
         # A small cache (the default takes half of the memory) and no diagnostics: two cores serve all the
@@ -149,26 +154,135 @@ class Mongod(Server):
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
         ]
 
+    def ask(self, command: str | dict[str, Any], *, timeout_s: float = 1) -> dict[str, Any]:
+        """The answer of this very member to an administrator's command. PyMongoError when it gives none in time."""
+        with MongoClient[dict[str, Any]](
+            f"mongodb://{self.address}/?directConnection=true",
+            serverSelectionTimeoutMS=int(timeout_s * 1000),
+            socketTimeoutMS=int(timeout_s * 1000),
+        ) as client:
+            return client.admin.command(command)
+
+    def hello(self) -> dict[str, Any]:
+        """What the member says of itself; empty when it says nothing."""
+        try:
+            return self.ask("hello")
+        except PyMongoError:
+            return {}
+
+    def is_ready(self) -> bool:
+        hello = self.hello()
+        return bool(hello.get("isreplicaset") or hello.get("isWritablePrimary") or hello.get("secondary"))
+
+
+class Mongod(Member):
+    """A replica set of one, so that majority writes, change streams and transactions are the real ones."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self._initiated = False
+
     @property
     def uri(self) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/?replicaSet={REPLICA_SET}"
+        return f"mongodb://{self.address}/?replicaSet={REPLICA_SET}"
 
     def connect(self) -> MongoClient[dict[str, Any]]:
         """A client of the tests' own; whoever calls closes it."""
         return MongoClient(self.uri, tz_aware=True, serverSelectionTimeoutMS=10_000)
 
     def is_ready(self) -> bool:
-        with MongoClient[dict[str, Any]](
-            f"mongodb://127.0.0.1:{self.port}/?directConnection=true", serverSelectionTimeoutMS=200
-        ) as client:
-            try:
-                if not self._initiated:
-                    member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
-                    client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [member]})
-                    self._initiated = True
-                return bool(client.admin.command("hello")["isWritablePrimary"])
-            except PyMongoError:
+        if not self._initiated:
+            if not super().is_ready():
                 return False
+            _initiate([self])
+            self._initiated = True
+        return bool(self.hello().get("isWritablePrimary"))
+
+
+class ReplicaSet:
+    """Several mongods with equal votes and the elections of a real site (`roles/mongodb`).
+
+    Each of `members` is a `Server`: `kill()` and `start()` are a crash and a restart on the same data, `freeze()` and
+    `thaw()` a hang. The set finds its new primary by itself.
+    """
+
+    def __init__(self, directory: Path, *, members: int = 3) -> None:
+        self.members = [Member(directory / f"mongod{number}", f"mongod{number}") for number in range(members)]
+
+    @property
+    def uri(self) -> str:
+        return f"mongodb://{','.join(member.address for member in self.members)}/?replicaSet={REPLICA_SET}"
+
+    def start(self) -> None:
+        """Start all members, make them a set, and wait until each of them has its place."""
+        with ThreadPoolExecutor(len(self.members)) as together:
+            list(together.map(Member.start, self.members))
+        _initiate(self.members)
+        self.wait_until_whole()
+
+    def stop(self) -> None:
+        for member in self.members:
+            member.stop()
+
+    def primary(self, *, timeout_s: float = 30) -> Member:
+        """The member that takes writes now: the one of the latest term, should a frozen one still believe it is.
+
+        ServerError when there is none for `timeout_s`.
+        """
+        found: list[Member] = []
+
+        def look() -> bool:
+            answers = [(member.hello(), member) for member in self.members if not member.is_frozen]
+            primaries = [(answer["electionId"], member) for answer, member in answers if _is_primary(answer)]
+            found[:] = [max(primaries, key=lambda pair: pair[0])[1]] if primaries else []
+            return bool(found)
+
+        wait_until(look, timeout_s=timeout_s, failure=lambda: f"no primary among {self.uri}")
+        return found[0]
+
+    def secondaries(self) -> list[Member]:
+        """The other members, running or not."""
+        primary = self.primary()
+        return [member for member in self.members if member is not primary]
+
+    def step_down(self) -> None:
+        """Let the primary hand over to another member, as for maintenance."""
+        self.primary().ask({"replSetStepDown": 30, "secondaryCatchUpPeriodSecs": 10}, timeout_s=15)
+
+    def wait_until_whole(self, *, timeout_s: float = 60) -> None:
+        """Until every member is primary or secondary, as it says itself, and all name the same primary."""
+
+        def whole() -> bool:
+            answers = [member.hello() for member in self.members]
+            placed = all(_is_primary(answer) or answer.get("secondary") for answer in answers)
+            primaries = {answer.get("primary") for answer in answers}
+            return placed and len(primaries) == 1 and None not in primaries
+
+        wait_until(whole, timeout_s=timeout_s, failure=lambda: f"a member is missing: {self.states()}")
+
+    def states(self) -> dict[str, str]:
+        """What each member says it is: primary, secondary, neither (it starts, recovers or rolls back) or silent."""
+        return {member.name: "silent" if member.is_frozen else _state(member.hello()) for member in self.members}
+
+
+def _is_primary(hello: Mapping[str, Any]) -> bool:
+    return bool(hello.get("isWritablePrimary"))
+
+
+def _state(hello: Mapping[str, Any]) -> str:
+    if not hello:
+        return "silent"
+    return "primary" if _is_primary(hello) else "secondary" if hello.get("secondary") else "neither"
+
+
+def _initiate(members: Sequence[Member]) -> None:
+    """Make the members a set. It elects its primary within one election timeout."""
+    configuration = {
+        "_id": REPLICA_SET,
+        "members": [{"_id": number, "host": member.address} for number, member in enumerate(members)],
+        "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500},
+    }
+    members[0].ask({"replSetInitiate": configuration}, timeout_s=15)
 
 
 class Redis(Server):
