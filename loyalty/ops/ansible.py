@@ -69,7 +69,7 @@ def inventories(site: str) -> list[str]:
     """Return the inventories of a site, relative to the checkout: a lab's, or the operator's own."""
     check_name("site", site)
     if Site(site).state_file.exists():
-        return ["inventory/one-box", str(Site(site).inventory.relative_to(CHECKOUT))]
+        return [f"inventory/{Site.load(site).topology}", str(Site(site).inventory.relative_to(CHECKOUT))]
     for folder in (f"inventory/sites/{site}", f"inventory/{site}"):
         if any((CHECKOUT / folder / name).exists() for name in ("hosts.yml", "hosts.ini", "hosts")):
             return [folder]

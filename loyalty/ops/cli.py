@@ -16,7 +16,7 @@ from loyalty.ops import host
 from loyalty.ops.console import Step, Steps, err, out, show_error
 from loyalty.ops.errors import Failure, Refusal
 from loyalty.ops.lab import Lab, purge_base
-from loyalty.ops.lab_cli import lab, site_option
+from loyalty.ops.lab_cli import lab, site_option, topology_option
 from loyalty.ops.site import LAB_DIRECTORY, Site
 
 _verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show all that Ansible or the tests print.")
@@ -58,22 +58,22 @@ cli.add_command(lab)
 
 @cli.command()
 @site_option
+@topology_option
 @_verbose_option
 @click.option("--no-demo", is_flag=True, help="Leave the shop's history out.")
-def up(site: str, verbose: bool, no_demo: bool) -> None:
-    """Build a server on this machine, install everything, load the demo and verify. Safe to repeat.
+def up(site: str, topology: str, verbose: bool, no_demo: bool) -> None:
+    """Build servers on this machine, install everything, load the demo and verify. Safe to repeat.
 
     \b
-    sudo ./appliance up
-    sudo ./appliance up --no-demo --site second     # beside the first
+    sudo ./appliance up                                          # a one-box
+    sudo ./appliance up --topology three-server --site split     # three servers, beside the first
     """
     steps = Steps()
     with steps.step("1 Checking this machine") as step:
         prepare_machine(step, fresh=not Site(site).state_file.exists())
-    with steps.step("2 Building the server") as step:
-        machine = Lab(site, ("box1",), step.say, step.live)
-        machine.up()
-        step.note = f"box1 at {machine.address('box1')}"
+    with steps.step("2 Building the servers") as step:
+        Lab(site, (), step.say, step.live, topology=topology).up()
+        step.note = ", ".join(f"{name} {address}" for name, address in Site.load(site).addresses.items())
     with steps.step("3 Installing the site") as step:
         # The last step verifies, with the history in the ledger; once is enough.
         playbook("site", site, step, options=["--skip-tags", "verify"], verbose=verbose)

@@ -38,7 +38,8 @@ def access(site: str) -> Access:
     vault = directory / "vault.yml"
     lab = Site(site).state_file.exists()
     # The certificate of a lab server names its address, so nothing has to be put into a name server or /etc/hosts.
-    url = f"https://{variables['ansible_host'] if lab else variables['site_domain']}"
+    name = (variables.get("site_virtual_address") or variables["ansible_host"]) if lab else variables["site_domain"]
+    url = f"https://{name}"
     key = read_vault(vault).get("vault_app_api_key")
     if not key:
         raise Failure(
@@ -73,7 +74,7 @@ def site_variables(site: str) -> dict[str, Any]:
         raise Failure(f"The inventory of {site} has no host in the group nginx.", "Add one: it is what clients reach.")
     variables: dict[str, Any] = manager.get_vars(host=faces[0])
     templar = Templar(loader=loader, variables=variables)
-    wanted = ("site_name", "site_domain", "site_directory")
+    wanted = ("site_name", "site_domain", "site_directory", "site_virtual_address")
     found = {name: templar.template(variables[name]) for name in wanted if name in variables}
     return found | {"ansible_host": variables.get("ansible_host", faces[0].name), "host": faces[0].name}
 

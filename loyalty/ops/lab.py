@@ -1,6 +1,6 @@
 """Lab sites: real systemd servers on this machine, made and removed by name.
 
->>> lab = Lab(site="lab", hosts=["box1"])
+>>> lab = Lab(site="lab", topology="one-box")
 >>> lab.up()                                    # doctest: +SKIP
 >>> lab.ssh("box1", ["uname", "-n"]).stdout     # doctest: +SKIP
 'box1\n'
@@ -21,7 +21,7 @@ from loyalty.ops import host, mounts, network, rootfs
 from loyalty.ops.errors import Failure, Refusal
 from loyalty.ops.locks import locked
 from loyalty.ops.server import Server
-from loyalty.ops.site import LAB_DIRECTORY, Site, check_name, sites
+from loyalty.ops.site import LAB_DIRECTORY, Site, check_name, sites, topology_hosts
 
 Say = Callable[[str], None]
 """Takes one line about what happens now."""
@@ -33,16 +33,25 @@ class Lab:
     def __init__(
         self,
         site: str = "lab",
-        hosts: Sequence[str] = ("box1",),
+        hosts: Sequence[str] = (),
         say: Say = lambda line: None,
         live: Say = lambda line: None,
+        *,
+        topology: str = "",
     ) -> None:
-        """``hosts`` are inventory names; ``say`` is told what happens, ``live`` what goes on at the moment."""
+        """Name the site and what `up` shall make.
+
+        ``topology`` is the example inventory that the site follows from now on (default: the one that it follows), and
+        ``hosts`` are names in it (default: all). ``say`` is told what happens, ``live`` what goes on at the moment.
+        """
+        if topology:
+            topology_hosts(topology)
         check_name("site", site)
         for name in hosts:
             check_name("host", name)
         self.site = site
         self.hosts = list(hosts)
+        self.topology = topology
         self._say = say
         self._live = live
 
@@ -54,16 +63,18 @@ class Lab:
             host.install_packages(missing)
         with self._site_lock():
             site = Site.load(self.site)
-            fresh = any(name not in site.addresses for name in self.hosts)
+            site.topology = self.topology or site.topology
+            hosts = self.hosts or topology_hosts(site.topology)
+            fresh = any(name not in site.addresses for name in hosts)
             site.make_directory()
             host.refuse_problems(host.check_lab(LAB_DIRECTORY, fresh=fresh))
             self._base(site)
             site.make_key()
             self._network(site)
-            for name in self.hosts:
+            for name in hosts:
                 site.allot_address(name)
             site.save()
-            servers = [self._server(site, name) for name in self.hosts]
+            servers = [self._server(site, name) for name in hosts]
             for server in servers:
                 site.cgroups[server.name] = sorted(
                     {*site.cgroups.get(server.name, []), *map(str, server.make_cgroups())}

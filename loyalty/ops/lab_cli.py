@@ -9,7 +9,7 @@ from rich.table import Table
 
 from loyalty.ops.console import Steps, out
 from loyalty.ops.lab import Lab
-from loyalty.ops.site import Site, sites
+from loyalty.ops.site import Site, sites, topologies
 
 site_option = click.option(
     "--site",
@@ -18,7 +18,14 @@ site_option = click.option(
     envvar="LOYALTY_SITE",
     help="Name of the site; several can live side by side.",
 )
-_host_option = click.option("--host", "hosts", multiple=True, help="Inventory name of a server; repeat for more.")
+topology_option = click.option(
+    "--topology",
+    type=click.Choice(topologies()),
+    default="",
+    show_default="the one that the site has; one-box at first",
+    help="Example inventory that the site follows: its hosts are built.",
+)
+_host_option = click.option("--host", "hosts", multiple=True, help="Only this server of the topology; repeat for more.")
 
 
 @click.group()
@@ -26,7 +33,7 @@ def lab() -> None:
     """Servers of a lab site: real systemd machines on this computer, reached by SSH.
 
     \b
-    ./appliance lab up --site trial --host box1 --host box2
+    ./appliance lab up --site trial --topology three-server
     ./appliance ssh --site trial box1 -- systemctl --failed
     ansible -i inventory/one-box -i .lab/sites/trial/inventory all -m ping
     ./appliance lab kill --site trial --host box1      # power cut
@@ -37,11 +44,12 @@ def lab() -> None:
 
 @lab.command()
 @site_option
+@topology_option
 @_host_option
-def up(site: str, hosts: tuple[str, ...]) -> None:
-    """Make and boot servers (default: box1). Safe to repeat; what runs already is left alone."""
+def up(site: str, topology: str, hosts: tuple[str, ...]) -> None:
+    """Make and boot the servers of a topology. Safe to repeat; what runs already is left alone."""
     with Steps().step(f"Servers of site {site}") as step:
-        Lab(site, hosts or ("box1",), step.say, step.live).up()
+        Lab(site, hosts, step.say, step.live, topology=topology).up()
         step.note = ", ".join(f"{name} {address}" for name, address in Site.load(site).addresses.items())
 
 

@@ -21,19 +21,22 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 LAB_DIRECTORY = CHECKOUT / ".lab"
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_FLOATING = 10
+"""The address that balancers share; the bridge has the first of the subnet."""
 _FIRST_SERVER = 11
-"""Servers get their addresses from here on; the bridge has the first of the subnet."""
+"""Servers get their addresses from here on."""
 
 
 @dataclass
 class Site:
-    """What must outlive a command, in ``site.json``: the subnet, each server's address and its base tree."""
+    """What must outlive a command, in ``site.json``: topology, subnet, each server's address and its base tree."""
 
     name: str
     subnet: IPv4Network | None = None
     base: str = ""
     addresses: dict[str, str] = field(default_factory=dict)
     cgroups: dict[str, list[str]] = field(default_factory=dict)
+    topology: str = "one-box"
 
     def __post_init__(self) -> None:
         check_name("site", self.name)
@@ -44,6 +47,7 @@ class Site:
         site = cls(name)
         if site.state_file.exists():
             stored: dict[str, Any] = json.loads(site.state_file.read_text())
+            site.topology = stored.get("topology", site.topology)
             site.subnet = IPv4Network(stored["subnet"]) if stored["subnet"] else None
             site.base = stored["base"]
             site.addresses = stored["addresses"]
@@ -55,6 +59,7 @@ class Site:
         self.make_directory()
         stored = {
             "site": self.name,
+            "topology": self.topology,
             "subnet": str(self.subnet) if self.subnet else None,
             "base": self.base,
             "addresses": self.addresses,
@@ -152,11 +157,14 @@ class Site:
             }
             for host, address in sorted(self.addresses.items(), key=lambda pair: ipaddress.ip_address(pair[1]))
         }
+        if self.subnet is None:
+            raise Refusal(f"The site {self.name} has no network yet.", f"./appliance lab up --site {self.name}")
         # Group variables have to stand in group_vars to come after the project's own group_vars.
         variables = {
             "site_name": self.name,
             "site_domain": f"{self.name}.test",
             "site_directory": str(self.directory),
+            "site_virtual_address": str(self.subnet[_FLOATING]) if "balancer" in topology_groups(self.topology) else "",
             "mongodb_source": "pypi",
             # The demo's shop.
             "site_currency": "USD",
@@ -170,6 +178,25 @@ class Site:
         write_atomically(
             self.inventory / "group_vars" / "all" / "lab.yml", head + yaml.safe_dump(variables, sort_keys=False)
         )
+
+
+def topologies() -> list[str]:
+    """Return the names of the example inventories, each a topology that the lab can build."""
+    return sorted(file.parent.name for file in (CHECKOUT / "inventory").glob("*/hosts.yml"))
+
+
+def topology_groups(topology: str) -> dict[str, list[str]]:
+    """Return the groups of an example inventory, each with its hosts. Raises Refusal if there is no such example."""
+    file = CHECKOUT / "inventory" / topology / "hosts.yml"
+    if topology not in topologies():
+        raise Refusal(f"There is no topology {topology}.", f"Choose from: {', '.join(topologies())}.")
+    children: dict[str, Any] = yaml.safe_load(file.read_text())["loyalty"]["children"]
+    return {group: list((content or {}).get("hosts") or {}) for group, content in children.items()}
+
+
+def topology_hosts(topology: str) -> tuple[str, ...]:
+    """Return the hosts of an example inventory, each once, in the order in which they are named."""
+    return tuple(dict.fromkeys(host for hosts in topology_groups(topology).values() for host in hosts))
 
 
 def check_name(what: str, name: str) -> None:

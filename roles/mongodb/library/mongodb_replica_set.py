@@ -35,9 +35,9 @@ options:
     type: path
     required: true
   members:
-    description: HOST:PORT of every member.
+    description: Every member, as C(host) (HOST:PORT), C(priority) and C(hidden).
     type: list
-    elements: str
+    elements: dict
     required: true
   settings:
     description: Wanted values in the C(settings) of the replica set's configuration.
@@ -128,7 +128,15 @@ def has_users(client: Any) -> bool:
 
 
 def configuration(params: dict[str, Any]) -> dict[str, Any]:
-    members = [{"_id": number, "host": host} for number, host in enumerate(params["members"])]
+    members = [
+        {
+            "_id": number,
+            "host": member["host"],
+            "priority": float(member["priority"]),
+            "hidden": bool(member["hidden"]),
+        }
+        for number, member in enumerate(params["members"])
+    ]
     return {"_id": params["name"], "version": 1, "members": members, "settings": params["settings"]}
 
 
@@ -138,7 +146,7 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "port": {"type": "int", "required": True},
             "ca_file": {"type": "path", "required": True},
-            "members": {"type": "list", "elements": "str", "required": True},
+            "members": {"type": "list", "elements": "dict", "required": True},
             "settings": {"type": "dict", "default": {}},
             "admin_password": {"type": "str", "required": True, "no_log": True},
             "timeout_seconds": {"type": "int", "default": 120},

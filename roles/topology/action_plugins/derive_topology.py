@@ -18,6 +18,8 @@ except ImportError:  # Template tests import `derive` without Ansible.
     ActionBase = object
 
 SERVICES = ("app", "nginx", "scheduler", "mongodb", "redis", "storage")
+# Groups that a site may do without.
+OPTIONAL_SERVICES = ("balancer", "backup", "monitoring")
 ANYWHERE = ["0.0.0.0/0", "::/0"]
 LOOPBACK = "127.0.0.1"
 # Relative need of memory. A host's memory is divided among what runs on it in this proportion.
@@ -30,23 +32,45 @@ INTERNAL_EDGES = (
     ("app", "redis", "redis", "cache and rate limits"),
     ("scheduler", "redis", "redis", "cache invalidation"),
 )
+# Where Redis has replicas, its hosts watch each other and say who is the master.
+SENTINEL_EDGES = (
+    ("redis", "redis", "redis", "replicas follow the master"),
+    ("redis", "redis", "sentinel", "sentinels agree on the master"),
+    ("app", "redis", "sentinel", "the application asks who is the master"),
+    ("scheduler", "redis", "sentinel", "background jobs ask who is the master"),
+)
+GLUSTER_EDGES = (
+    ("storage", "storage", "gluster", "file servers agree on the volume"),
+    ("storage", "storage", "gluster_bricks", "file servers copy files to each other"),
+    ("app", "storage", "gluster", "the application mounts the file store"),
+    ("app", "storage", "gluster_bricks", "the application reads and writes files"),
+)
 _HOST_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 
 
 def derive(
     hosts: Mapping[str, Mapping[str, Any]],
     groups: Mapping[str, list[str]],
-    ports: Mapping[str, int],
+    ports: Mapping[str, int | str],
     admin_networks: list[str],
+    *,
+    virtual_address: str = "",
+    storage_shared: bool = False,
 ) -> dict[str, Any]:
-    """The topology of `hosts` ({name: {"address", "ssh_port"}}) in `groups`.
+    """The topology of `hosts` in `groups`.
 
-    Returns hosts, edges, mongodb, redis and `problems`: what cannot work, each with the reason and the way out.
+    A host is {"address", "ssh_port"} and, for members of the replica set, "mongodb_priority", "mongodb_hidden" and
+    "mongodb_arbiter"; for backup hosts "backup_device". A port may be a range ("49152-49161"). `virtual_address` is
+    the floating address of the balancers; `storage_shared` says that every host of `storage` mounts the same share.
+
+    Returns hosts, edges, what each service must know of its peers, and `problems`: what cannot work, each with the
+    reason and the way out.
     """
     problems: list[str] = []
-    services = {name: [s for s in SERVICES if name in groups.get(s, [])] for name in hosts}
-    for service in SERVICES:
-        if not groups.get(service):
+    known = (*SERVICES, *OPTIONAL_SERVICES)
+    services = {name: [s for s in known if name in groups.get(s, [])] for name in hosts}
+    for service in known:
+        if service in SERVICES and not groups.get(service):
             problems.append(
                 f"No host is in group '{service}'. Every service needs a host: add one under "
                 f"'{service}: hosts:' in the inventory (see inventory/one-box/hosts.yml)."
@@ -56,7 +80,14 @@ def derive(
             for name in groups.get(service, [])
             if name not in hosts
         ]
-    problems += _refused_layouts(groups)
+    for name, offered in services.items():
+        if not offered:
+            problems.append(f"Host '{name}' is in no group. Name its part in the inventory, or take it out.")
+    problems += _refused_layouts(groups, storage_shared)
+    problems += _refused_replica_sets(hosts, groups)
+    problems += _refused_balancers(groups, virtual_address)
+    problems += _refused_backups(hosts, groups)
+    gluster = _storage_mode(groups, storage_shared) == "gluster"
 
     addresses: dict[str, str] = {}
     several = len(hosts) > 1
@@ -79,7 +110,7 @@ def derive(
             )
         addresses[name] = address
 
-    edges = _edges(hosts, groups, ports)
+    edges = _edges(hosts, groups, ports, gluster=gluster)
     networks = _networks(admin_networks, problems)
     if not networks:
         problems.append("site_admin_networks is empty: nobody could use SSH. Name at least one network.")
@@ -106,74 +137,177 @@ def derive(
             },
         }
 
-    members = groups.get("mongodb", [])
+    members = [
+        {
+            "host": f"{name}:{ports['mongodb']}",
+            "priority": float(hosts.get(name, {}).get("mongodb_priority", 1)),
+            "hidden": bool(hosts.get(name, {}).get("mongodb_hidden", False)),
+        }
+        for name in groups.get("mongodb", [])
+    ]
+    electable = [str(member["host"]).rpartition(":")[0] for member in members if member["priority"]]
     redis_hosts = groups.get("redis", [])
+    sentinels = [f"{name}:{ports['sentinel']}" for name in redis_hosts] if len(redis_hosts) > 1 else []
     return {
         "hosts": described,
         "edges": edges,
         "admin_networks": networks,
-        "mongodb_members": [f"{name}:{ports['mongodb']}" for name in members],
-        "mongodb_seed": members[0] if members else "",
-        "redis_host": redis_hosts[0] if redis_hosts else "",
+        "balancers": groups.get("balancer", []),
+        "mongodb_members": members,
+        "mongodb_seed": electable[0] if electable else "",
+        "redis_hosts": redis_hosts,
+        "redis_sentinels": sentinels,
         "redis_over_network": any(edge["service"] == "redis" for edge in edges),
+        "storage_hosts": groups.get("storage", []),
+        "storage_mode": "gluster" if gluster else "local",
+        "virtual_address": virtual_address,
         "problems": problems,
     }
 
 
-def _refused_layouts(groups: Mapping[str, list[str]]) -> list[str]:
-    """Layouts that no role supports, with the reason and the way out."""
+def _storage_mode(groups: Mapping[str, list[str]], shared: bool) -> str:
+    """`local` where every application host has the files on a path of its own disk or share, else `gluster`."""
+    servers = groups.get("storage", [])
+    at_hand = set(groups.get("app", [])) <= set(servers)
+    return "local" if at_hand and (shared or len(servers) == 1) else "gluster"
+
+
+def _refused_replica_sets(hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
+    """Replica sets that could not elect a primary, or whose primary could not commit, when one member fails."""
     problems = []
     members = groups.get("mongodb", [])
     if members and len(members) % 2 == 0:
         problems.append(
             f"{len(members)} members in 'mongodb' cannot elect a primary when one fails: a majority of "
-            f"{len(members)} is {len(members) // 2 + 1}. Use 1 or 3 members."
+            f"{len(members)} is {len(members) // 2 + 1}. Use 1 or 3 members; the third may be on a host of the "
+            "application, with mongodb_priority: 0."
         )
-    if len(groups.get("redis", [])) > 1:
-        problems.append("Only one host may be in group 'redis': the cache is not replicated. Keep one.")
-    if len(groups.get("scheduler", [])) > 1:
-        problems.append("Only one host may be in group 'scheduler': jobs run once for the whole site. Keep one.")
+    if len(members) > 7:
+        problems.append(f"{len(members)} members in 'mongodb': a replica set has at most 7 votes. Use 3, 5 or 7.")
+    problems += [
+        f"'{name}' is to be an arbiter (mongodb_arbiter). It would vote without holding data: when a data member "
+        "fails, the rest elects a primary whose writes never reach a majority, so nothing is saved by it. Remove "
+        "mongodb_arbiter and give the host mongodb_priority: 0: it then holds a copy, votes, and never leads."
+        for name in members
+        if hosts.get(name, {}).get("mongodb_arbiter")
+    ]
+    problems += [
+        f"'{name}' is hidden (mongodb_hidden) and could be elected: clients would not find their primary. Set its "
+        "mongodb_priority to 0."
+        for name in members
+        if hosts.get(name, {}).get("mongodb_hidden") and float(hosts[name].get("mongodb_priority", 1))
+    ]
+    if members and not any(float(hosts.get(name, {}).get("mongodb_priority", 1)) for name in members):
+        problems.append("Every member in 'mongodb' has mongodb_priority 0: none could lead. Leave it out for one.")
+    return problems
+
+
+def _refused_balancers(groups: Mapping[str, list[str]], virtual_address: str) -> list[str]:
+    balancers = groups.get("balancer", [])
+    if not balancers:
+        if virtual_address:
+            return [
+                f"site_virtual_address is {virtual_address}, and no host is in group 'balancer' to hold it. Add the "
+                "hosts that share it, or leave it empty."
+            ]
+        if len(groups.get("nginx", [])) > 1:
+            return [
+                "Several hosts are in 'nginx' and none in 'balancer': clients would know only one of them. Add the "
+                "hosts that share site_virtual_address to 'balancer' (they may be the same hosts)."
+            ]
+        return []
+    problems = []
+    try:
+        ipaddress.IPv4Address(virtual_address)
+    except ValueError:
+        problems.append(
+            "Group 'balancer' has hosts, and site_virtual_address "
+            + (f"('{virtual_address}') is no IPv4 address" if virtual_address else "is not set")
+            + ". Set it to a free address of the hosts' network: it moves to whichever balancer is alive."
+        )
+    return problems
+
+
+def _refused_backups(hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
+    protected = set(groups.get("mongodb", [])) | set(groups.get("storage", []))
+    keepers = groups.get("backup", [])
+    elsewhere = [name for name in keepers if name not in protected or hosts.get(name, {}).get("backup_device")]
+    # A second member on another host is a copy of the database, so losing the disk of one keeper loses nothing yet.
+    if keepers and not elsewhere and len(groups.get("mongodb", [])) == 1:
+        return [
+            f"Backups would be kept on {' and '.join(keepers)} alone, on the disk that they are to protect. Set "
+            "backup_device there to another disk, drive or share, or name a host in 'backup' that holds nothing else."
+        ]
+    return []
+
+
+def _refused_layouts(groups: Mapping[str, list[str]], storage_shared: bool) -> list[str]:
+    """Layouts that no role supports, with the reason and the way out."""
+    problems = []
+    redis_hosts = groups.get("redis", [])
+    if len(redis_hosts) not in (0, 1, 3):
+        problems.append(
+            f"{len(redis_hosts)} hosts in 'redis': a new master is chosen by a majority of sentinels, one a host. "
+            "Use 1 or 3."
+        )
+    if _storage_mode(groups, storage_shared) == "gluster" and len(groups.get("storage", [])) not in (0, 1, 3):
+        problems.append(
+            f"{len(groups['storage'])} hosts in 'storage': two copies of a file that differ have no third to judge "
+            "them. Use 1 or 3, or let storage_device be a network share on every application host."
+        )
     if set(groups.get("nginx", [])) != set(groups.get("app", [])):
         problems.append(
             "Groups 'nginx' and 'app' must hold the same hosts: NGINX talks to the application by a UNIX socket. "
             "List the same hosts in both."
         )
-    if set(groups.get("app", [])) - set(groups.get("storage", [])):
-        problems.append(
-            "A host in 'app' is not in 'storage': the application writes files to a path on its own host. Add it to "
-            "'storage', and let storage_device point to a share when there are several."
-        )
     if set(groups.get("scheduler", [])) - set(groups.get("app", [])):
         problems.append(
-            "The host in 'scheduler' is not in 'app': jobs run from the application's release. Add it to 'app'."
+            "A host in 'scheduler' is not in 'app': jobs run from the application's release. Add it to 'app'."
         )
     return problems
 
 
 def _edges(
-    hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], ports: Mapping[str, int]
+    hosts: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, list[str]],
+    ports: Mapping[str, int | str],
+    *,
+    gluster: bool,
 ) -> list[dict[str, Any]]:
     """Every connection between two machines. What stays on one host is no edge."""
-    edges: dict[tuple[str, str, int], dict[str, Any]] = {}
+    edges: dict[tuple[str, str, int | str], dict[str, Any]] = {}
 
-    def draw(source: str, target: str, service: str, port: int, why: str) -> None:
+    def draw(source: str, target: str, service: str, port: int | str, why: str, proto: str = "tcp") -> None:
         edge = edges.setdefault(
             (source, target, port),
-            {"from": source, "to": target, "service": service, "port": port, "proto": "tcp", "why": why},
+            {"from": source, "to": target, "service": service, "port": port, "proto": proto, "why": why},
         )
         if why not in edge["why"]:
             edge["why"] += f"; {why}"
 
     for name, facts in hosts.items():
         draw("admin", name, "ssh", int(facts.get("ssh_port") or 22), "administration and Ansible")
-    for name in groups.get("nginx", []):
-        draw("any", name, "nginx", ports["https"], "the service")
-        draw("any", name, "nginx", ports["http"], "redirect to HTTPS")
-    for client, server, service, why in INTERNAL_EDGES:
+    balancers = groups.get("balancer", [])
+    for name in balancers or groups.get("nginx", []):
+        service = "balancer" if balancers else "nginx"
+        draw("any", name, service, ports["https"], "the service")
+        draw("any", name, service, ports["http"], "redirect to HTTPS")
+    internal = list(INTERNAL_EDGES)
+    if len(groups.get("redis", [])) > 1:
+        internal += SENTINEL_EDGES
+    if gluster:
+        internal += GLUSTER_EDGES
+    if balancers:
+        internal.append(("balancer", "nginx", "balanced", "requests of the site"))
+    for client, server, service, why in internal:
         for source in groups.get(client, []):
             for target in groups.get(server, []):
                 if source != target:
                     draw(source, target, service, ports[service], why)
+    for source in balancers:
+        for target in balancers:
+            if source != target:
+                draw(source, target, "balancer", 0, "balancers agree on who holds the floating address", "vrrp")
     return list(edges.values())
 
 
@@ -211,11 +345,15 @@ def _address(host: Mapping[str, Any]) -> str:
     return ""
 
 
+# Variables of a host that its place in the topology depends on.
+HOST_VARIABLES = ("mongodb_priority", "mongodb_hidden", "mongodb_arbiter", "backup_device")
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """`derive_topology: {ports: {...}, admin_networks: [...]}` returns the result of `derive` as `topology`."""
+    """`derive_topology: {ports, admin_networks, ...}` returns the result of `derive` as `topology`."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"ports", "admin_networks"})
+    _VALID_ARGS = frozenset({"ports", "admin_networks", "virtual_address", "storage_shared"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -225,7 +363,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for name in groups.get("loyalty", []):
             host = variables["hostvars"][name]
             hosts[name] = {"address": _address(host), "ssh_port": host.get("ansible_port")}
-        ports = {name: int(port) for name, port in self._task.args["ports"].items()}
-        result["topology"] = derive(hosts, groups, ports, list(self._task.args["admin_networks"]))
+            hosts[name] |= {variable: host[variable] for variable in HOST_VARIABLES if variable in host}
+        args = self._task.args
+        ports = {name: int(port) if str(port).isdigit() else str(port) for name, port in args["ports"].items()}
+        result["topology"] = derive(
+            hosts,
+            groups,
+            ports,
+            list(args["admin_networks"]),
+            virtual_address=str(args["virtual_address"]),
+            storage_shared=bool(args["storage_shared"]),
+        )
         result["changed"] = False
         return result

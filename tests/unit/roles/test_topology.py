@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from loyalty.ops.site import topologies, topology_groups
 
 ROOT = Path(__file__).parents[3]
-PORTS = {"http": 80, "https": 443, "mongodb": 27017, "redis": 6379}
+PORTS = yaml.safe_load((ROOT / "roles/topology/defaults/main.yml").read_text())["topology_ports"]
 ANYWHERE = ["0.0.0.0/0", "::/0"]
 
 
@@ -25,21 +28,33 @@ def load(path: str) -> Any:
 topology = load("roles/topology/action_plugins/derive_topology.py")
 
 
-def derive(layout: dict[str, str], admin_networks: list[str] = ANYWHERE) -> dict[str, Any]:
+def derive(
+    layout: dict[str, str],
+    admin_networks: list[str] = ANYWHERE,
+    variables: dict[str, dict[str, Any]] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
     """The topology of `layout`: {service: "host host"}. Addresses are 10.0.0.1, .2, ... in the order of names."""
     groups = {service: names.split() for service, names in layout.items()}
     names = sorted({name for members in groups.values() for name in members})
-    hosts = {name: {"address": f"10.0.0.{number}"} for number, name in enumerate(names, 1)}
-    derived: dict[str, Any] = topology.derive(hosts, groups, PORTS, admin_networks)
+    hosts = {
+        name: {"address": f"10.0.0.{number}", **(variables or {}).get(name, {})} for number, name in enumerate(names, 1)
+    }
+    derived: dict[str, Any] = topology.derive(hosts, groups, PORTS, admin_networks, **options)
     return derived
 
 
 ONE_BOX = dict.fromkeys(topology.SERVICES, "box1")
 THREE = {**ONE_BOX, "mongodb": "box1 db2 db3"}
+HA = {
+    **dict.fromkeys(("app", "nginx", "scheduler", "balancer"), "box1 box2"),
+    **dict.fromkeys(("mongodb", "redis", "storage"), "db1 db2 db3"),
+}
+FLOATING = "10.0.0.100"
 SPLIT = {"app": "app1", "nginx": "app1", "scheduler": "app1", "storage": "app1", "mongodb": "db1", "redis": "db1"}
 
 
-def drawn(result: dict[str, Any]) -> set[tuple[str, str, int]]:
+def drawn(result: dict[str, Any]) -> set[tuple[str, str, int | str]]:
     return {(edge["from"], edge["to"], edge["port"]) for edge in result["edges"]}
 
 
@@ -50,7 +65,8 @@ def test_one_box_listens_to_the_world_only_where_the_world_comes_in() -> None:
     assert result["hosts"]["box1"]["bind"] == {"mongodb": ["127.0.0.1"], "redis": ["127.0.0.1"]}
     assert result["hosts"]["box1"]["name_address"] == "127.0.0.1"
     assert not result["redis_over_network"]
-    assert result["mongodb_members"] == ["box1:27017"]
+    assert result["mongodb_members"] == [{"host": "box1:27017", "priority": 1, "hidden": False}]
+    assert (result["redis_sentinels"], result["balancers"], result["storage_mode"]) == ([], [], "local")
 
 
 def test_split_draws_an_edge_from_the_application_to_each_of_its_servers() -> None:
@@ -70,10 +86,65 @@ def test_members_of_a_replica_set_reach_each_other() -> None:
     assert {(a, b, 27017) for a in members for b in members if a != b} <= edges
 
 
-@pytest.mark.parametrize("layout", [ONE_BOX, THREE, SPLIT])
-def test_memory_is_divided_completely_and_no_more(layout: dict[str, str]) -> None:
-    for host in derive(layout)["hosts"].values():
-        assert sum(host["memory_share"].values()) == pytest.approx(1, abs=0.01)
+def test_highly_available_site_is_entered_by_its_balancers_alone() -> None:
+    result = derive(HA, virtual_address=FLOATING)
+    assert result["problems"] == []
+    edges = drawn(result)
+    assert {(to, port) for source, to, port in edges if source == "any"} == {
+        (box, port) for box in ("box1", "box2") for port in (80, 443)
+    }
+    assert ("box1", "box2", PORTS["balanced"]) in edges
+    assert [
+        edge for edge in result["edges"] if edge["proto"] == "vrrp" and edge["from"] == "box2" and edge["to"] == "box1"
+    ]
+
+
+def test_highly_available_site_finds_the_master_of_redis_by_three_sentinels() -> None:
+    result = derive(HA, virtual_address=FLOATING)
+    assert result["redis_sentinels"] == ["db1:26379", "db2:26379", "db3:26379"]
+    edges = drawn(result)
+    assert {("box1", "db2", 26379), ("db1", "db2", 26379), ("db1", "db2", 6379), ("box2", "db3", 6379)} <= edges
+
+
+def test_files_on_other_hosts_are_mounted_from_there() -> None:
+    result = derive(HA, virtual_address=FLOATING)
+    assert result["storage_mode"] == "gluster"
+    assert {("box1", "db1", 24007), ("box1", "db1", PORTS["gluster_bricks"]), ("db1", "db3", 24007)} <= drawn(result)
+    elsewhere = derive({**SPLIT, "storage": "db1"})
+    assert (elsewhere["problems"], elsewhere["storage_mode"]) == ([], "gluster")
+    shared = derive({**HA, "storage": "box1 box2"}, virtual_address=FLOATING, storage_shared=True)
+    assert (shared["problems"], shared["storage_mode"]) == ([], "local")
+    assert not [edge for edge in shared["edges"] if edge["service"].startswith("gluster")]
+
+
+def test_a_member_with_priority_0_votes_and_does_not_initiate() -> None:
+    result = derive(THREE, variables={"box1": {"mongodb_priority": 0}})
+    assert result["problems"] == []
+    assert result["mongodb_seed"] == "db2"
+    assert [member["priority"] for member in result["mongodb_members"]] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("name", topologies())
+def test_every_example_inventory_can_work(name: str) -> None:
+    groups = topology_groups(name)
+    variables = yaml.safe_load((ROOT / "inventory" / name / "group_vars/all/main.yml").read_text())
+    written = yaml.safe_load((ROOT / "inventory" / name / "hosts.yml").read_text())["loyalty"]["children"]
+    hosts: dict[str, dict[str, Any]] = {}
+    for group in written.values():
+        for host, own in group["hosts"].items():
+            hosts.setdefault(host, {"address": f"10.0.0.{len(hosts) + 1}"}).update(own or {})
+    derived = topology.derive(hosts, groups, PORTS, ANYWHERE, virtual_address=variables["site_virtual_address"])
+    assert derived["problems"] == []
+    assert len(derived["mongodb_members"]) in (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("layout", "options"), [(ONE_BOX, {}), (THREE, {}), (SPLIT, {}), (HA, {"virtual_address": FLOATING})]
+)
+def test_memory_is_divided_completely_and_no_more(layout: dict[str, str], options: dict[str, Any]) -> None:
+    for host in derive(layout, **options)["hosts"].values():
+        if host["memory_share"]:
+            assert sum(host["memory_share"].values()) == pytest.approx(1, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +152,40 @@ def test_memory_is_divided_completely_and_no_more(layout: dict[str, str]) -> Non
     [
         ({"mongodb": "box1 db2"}, "cannot elect a primary"),
         ({"mongodb": ""}, "No host is in group 'mongodb'"),
-        ({"redis": "box1 box2"}, "Only one host may be in group 'redis'"),
-        ({"scheduler": "box1 box2"}, "Only one host may be in group 'scheduler'"),
+        ({"redis": "box1 box2"}, "2 hosts in 'redis'"),
+        ({"scheduler": "box1 box2"}, "A host in 'scheduler' is not in 'app'"),
         ({"nginx": "edge1"}, "UNIX socket"),
-        ({"storage": "nas1"}, "writes files to a path on its own host"),
+        ({"storage": "nas1 nas2"}, "2 hosts in 'storage'"),
+        ({"app": "box1 box2", "nginx": "box1 box2"}, "none in 'balancer'"),
+        ({"balancer": "box1"}, "site_virtual_address"),
+        ({"backup": "box1"}, "on the disk that they are to protect"),
         ({"redis": "Box_2"}, "no host name that certificates"),
     ],
 )
 def test_what_cannot_work_is_refused_with_its_reason(change: dict[str, str], reason: str) -> None:
     assert any(reason in problem for problem in derive({**ONE_BOX, **change})["problems"])
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason"),
+    [
+        ({"db3": {"mongodb_arbiter": True}}, "give the host mongodb_priority: 0"),
+        ({"db3": {"mongodb_hidden": True}}, "could be elected"),
+        ({name: {"mongodb_priority": 0} for name in ("box1", "db2", "db3")}, "none could lead"),
+    ],
+)
+def test_members_that_would_fail_the_others_are_refused(variables: dict[str, dict[str, Any]], reason: str) -> None:
+    assert any(reason in problem for problem in derive(THREE, variables=variables)["problems"])
+
+
+def test_backups_beside_the_data_need_a_disk_of_their_own() -> None:
+    assert derive({**ONE_BOX, "backup": "box1"}, variables={"box1": {"backup_device": "/dev/sdb"}})["problems"] == []
+
+
+def test_a_host_without_a_part_is_named() -> None:
+    hosts = {"box1": {"address": "10.0.0.1"}, "spare": {"address": "10.0.0.2"}}
+    groups = {service: ["box1"] for service in topology.SERVICES}
+    assert [problem for problem in topology.derive(hosts, groups, PORTS, ANYWHERE)["problems"] if "'spare'" in problem]
 
 
 def test_a_loopback_address_is_refused_only_when_others_must_reach_it() -> None:
