@@ -1,7 +1,8 @@
 """Renders a role's template as Ansible would on a server that is not there: milliseconds instead of minutes.
 
-The inventory is the real example, the topology is derived by the role's own function, defaults and variables come from
-the roles. Only the facts of the server are written down here, once for each system that we support.
+The inventory is a real example (one-box, unless a test names another), the topology is derived by the role's own
+function, defaults and variables come from the roles. Only the facts of the server are written down here, once for each
+system that we support.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _COMMON = {
     "processor_vcpus": 4,
     "processor_nproc": 4,
     "memtotal_mb": 16000,
-    "all_ipv4_addresses": ["192.0.2.10"],
+    "all_ipv4_addresses": ["192.0.2.11"],
     "all_ipv6_addresses": ["fe80::1"],
-    "default_ipv4": {"address": "192.0.2.10"},
+    "default_ipv4": {"address": "192.0.2.11"},
     "virtualization_role": "guest",
     "virtualization_type": "kvm",
     "service_mgr": "systemd",
@@ -75,30 +76,56 @@ _REDIS = {"ubuntu-22.04": "6.0.16", "debian-12": "7.0.15"}
 
 
 @cache
-def _inventory() -> tuple[DataLoader, dict[str, Any], dict[str, list[str]]]:
+def _loader() -> DataLoader:
     init_plugin_loader()
-    loader = DataLoader()
-    inventory = InventoryManager(loader=loader, sources=[str(PROJECT / "inventory" / "one-box")])
-    manager = VariableManager(loader=loader, inventory=inventory)
-    variables: dict[str, Any] = manager.get_vars(host=inventory.get_host(HOST))
-    return loader, variables, {name: list(hosts) for name, hosts in inventory.get_groups_dict().items()}
+    return DataLoader()
+
+
+@cache
+def _inventory(topology: str) -> tuple[VariableManager, InventoryManager]:
+    inventory = InventoryManager(loader=_loader(), sources=[str(PROJECT / "inventory" / topology)])
+    return VariableManager(loader=_loader(), inventory=inventory), inventory
+
+
+def _variables(topology: str, host: str) -> dict[str, Any]:
+    """What the example says about the host."""
+    manager, inventory = _inventory(topology)
+    variables: dict[str, Any] = manager.get_vars(host=inventory.get_host(host))
+    return variables
+
+
+def _groups(topology: str) -> dict[str, list[str]]:
+    return {name: list(hosts) for name, hosts in _inventory(topology)[1].get_groups_dict().items()}
 
 
 def _load(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    loader = _inventory()[0]
+    loader = _loader()
     try:
         return loader.load_from_file(str(path), trusted_as_template=True) or {}
     except TypeError:  # ansible-core 2.16
         return loader.load_from_file(str(path)) or {}
 
 
-def _topology(groups: dict[str, list[str]]) -> dict[str, Any]:
+@cache
+def _topology(topology: str, host: str) -> dict[str, Any]:
     """The facts that the role topology sets, from the function that derives them."""
-    derive = runpy.run_path(str(ROLES / "topology" / "action_plugins" / "derive_topology.py"))["derive"]
+    plugin = runpy.run_path(str(ROLES / "topology" / "action_plugins" / "derive_topology.py"))
     defaults, variables = (_load(ROLES / "topology" / folder / "main.yml") for folder in ("defaults", "vars"))
-    derived = derive({HOST: {"address": "192.0.2.10"}}, groups, dict(defaults["topology_ports"]), ["0.0.0.0/0"])
+    groups = _groups(topology)
+    hosts = {}
+    for number, name in enumerate(groups["loyalty"]):
+        known = _variables(topology, name)
+        hosts[name] = {"address": f"192.0.2.{11 + number}"}
+        hosts[name] |= {variable: known[variable] for variable in plugin["HOST_VARIABLES"] if variable in known}
+    derived = plugin["derive"](
+        hosts,
+        groups,
+        dict(defaults["topology_ports"]),
+        ["0.0.0.0/0"],
+        virtual_address=_variables(topology, host).get("site_virtual_address", ""),
+    )
     assert derived["problems"] == []
     secrets = {name: f"secret-of-{name}" for name in defaults["topology_secrets"]}
     return {
@@ -106,11 +133,11 @@ def _topology(groups: dict[str, list[str]]) -> dict[str, Any]:
         "topology_ports": defaults["topology_ports"],
         "topology_hosts": derived["hosts"],
         "topology_edges": derived["edges"],
-        "topology_address": derived["hosts"][HOST]["address"],
-        "topology_services": derived["hosts"][HOST]["services"],
-        "topology_inbound": derived["hosts"][HOST]["inbound"],
-        "topology_bind": derived["hosts"][HOST]["bind"],
-        "topology_memory_share": derived["hosts"][HOST]["memory_share"],
+        "topology_address": derived["hosts"][host]["address"],
+        "topology_services": derived["hosts"][host]["services"],
+        "topology_inbound": derived["hosts"][host]["inbound"],
+        "topology_bind": derived["hosts"][host]["bind"],
+        "topology_memory_share": derived["hosts"][host]["memory_share"],
         "topology_mongodb_members": derived["mongodb_members"],
         "topology_mongodb_seed": derived["mongodb_seed"],
         "topology_mongodb_hosts": ",".join(member["host"] for member in derived["mongodb_members"]),
@@ -122,27 +149,30 @@ def _topology(groups: dict[str, list[str]]) -> dict[str, Any]:
         "topology_balancers": derived["balancers"],
         "topology_balanced": bool(derived["balancers"]),
         "topology_virtual_address": derived["virtual_address"],
-        "topology_local_url": "https://127.0.0.1",
+        "topology_local_url": "https://127.0.0.1:8444" if derived["balancers"] else "https://127.0.0.1",
         "topology_storage_hosts": derived["storage_hosts"],
         "topology_storage_mode": derived["storage_mode"],
         "topology_kernel_owned": True,
     }
 
 
-def render(template: str, system: str, **overrides: Any) -> str:
-    """`role/templates/name.j2` on `system` (a key of SYSTEMS). An undefined variable is an error."""
-    loader, inventory, groups = _inventory()
+def render(template: str, system: str, *, topology: str = "one-box", host: str = HOST, **overrides: Any) -> str:
+    """`role/templates/name.j2` for a host of an example on `system` (a key of SYSTEMS).
+
+    An undefined variable is an error.
+    """
+    loader = _loader()
     role = ROLES / template.split("/", 1)[0]
     variables = {
         **_load(role / "defaults" / "main.yml"),
-        **inventory,
+        **_variables(topology, host),
         "ansible_facts": SYSTEMS[system],
         "ansible_managed": "Ansible managed",
-        "inventory_hostname": HOST,
-        "inventory_dir": str(PROJECT / "inventory" / "one-box"),
+        "inventory_hostname": host,
+        "inventory_dir": str(PROJECT / "inventory" / topology),
         "playbook_dir": str(PROJECT / "playbooks"),
-        "groups": groups,
-        **_topology(groups),
+        "groups": _groups(topology),
+        **_topology(topology, host),
         **_load(role / "vars" / "main.yml"),
         **_FOUND,
         "__redis_version": _REDIS[system],
