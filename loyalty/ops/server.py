@@ -20,6 +20,7 @@ from loyalty.ops.host import codename
 from loyalty.ops.process import run
 
 BOOT_PATIENCE_S = 60
+_FUSE = Path("/dev/fuse")
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # Joins the control groups first: what is started afterwards belongs to them from its first moment.
@@ -116,6 +117,7 @@ class Server:
                 f"--hostname={self.name}", "--boot", "--console=pipe",
                 f"--network-bridge={network.bridge_name(self.tag)}",
                 "--system-call-filter=@memlock",  # as on any server: mongod keeps its keys out of swap
+                *([f"--bind={_FUSE}"] if _FUSE.exists() else []),  # for file systems that are processes: GlusterFS
             ]  # fmt: skip
             with self.log.open("ab") as console:
                 subprocess.Popen(
