@@ -94,7 +94,8 @@ def parse(value: bytes | memoryview) -> NewEvent:
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise MalformedJson(f"{first['msg']}.") from None
-        raise ValidationFailed("Correct the fields that `errors` names.", errors=defects(error)) from None
+        found = defects(error, model=NewEvent)
+        raise ValidationFailed("Correct the fields that `errors` names.", errors=found) from None
 
 
 def _instant(event: NewEvent, program: Program, now: datetime, found: list[Json]) -> datetime | None:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from loyalty.infra.http import body as bodies
 from loyalty.infra.money import MoneyError, exponent, to_minor
+from loyalty.infra.suggestions import suggestion
 from loyalty.programs.policies import Policies
 from loyalty.rules.conditions import Condition, check
 from loyalty.rules.expressions import render
@@ -26,7 +27,6 @@ from loyalty.rules.model import (
     Rule,
     RuleSet,
 )
-from loyalty.rules.operands import suggestion
 
 Defect = dict[str, str]
 
@@ -55,7 +55,7 @@ def defects(rule_set: RuleSet, currency: str, policies: Policies | None = None) 
         if campaign.budget is not None:
             found += _of_budget(campaign.budget, f"/campaigns/{index}/budget", currency, policies)
     for pointer, over, condition in conditions(rule_set):
-        for defect in check(condition, over, currency=currency):
+        for defect in check(condition, over, currency=currency, wallets=wallets):
             found.append({**defect, "pointer": pointer + defect["pointer"]})
     return [*found, *_of_groups(rule_set)]
 
@@ -83,7 +83,7 @@ def inspect(raw: bytes, currency: str, policies: Policies) -> tuple[RuleSet | No
     try:
         rule_set = _PROPOSAL.validate_json(raw)
     except ValidationError as error:
-        found = bodies.defects(error, value)
+        found = bodies.defects(error, value, model=Proposal)
         for kind, reader in (("rules", _RULE), ("campaigns", _CAMPAIGN)):
             members = value.get(kind) if isinstance(value, dict) else None
             for index, member in enumerate(members if isinstance(members, list) else []):

@@ -6,7 +6,7 @@ false, whatever the operator; `exists` tells whether it is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import date, datetime
 from itertools import islice
 from typing import Annotated, Any, Final, Literal
@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from loyalty.infra.http.body import pointer
 from loyalty.infra.http.model import Body as ClosedBody
 from loyalty.infra.http.model import read_instant
+from loyalty.infra.suggestions import suggestion
 from loyalty.programs.calendar import Calendar
 from loyalty.rules.facts import Facts, Kind, Line, Scope, find_field, full_path, names
 from loyalty.rules.facts import Field as FactField
@@ -38,7 +39,6 @@ from loyalty.rules.operands import (
     half_open,
     read_day,
     read_operand,
-    suggestion,
 )
 from loyalty.rules.recurrence import LONGEST_RULE, Recurrence, parse_recurrence
 
@@ -277,22 +277,32 @@ def read_moment(text: str) -> date | datetime:
 # -- checking ---------------------------------------------------------------------------------------------------------
 
 
-def check(condition: Condition, over: Scope = "event", *, currency: str | None = None) -> list[dict[str, str]]:
+def check(
+    condition: Condition, over: Scope = "event", *, currency: str | None = None, wallets: Collection[str] | None = None
+) -> list[dict[str, str]]:
     """What is wrong with the condition, as `{pointer, code, detail}`; the pointers begin at it. The first 20 defects.
 
-    With the program's `currency`, amounts are checked for its decimals too. What has no defects can be compiled.
+    With the program's `currency`, amounts are checked for its decimals too, and with its `wallets` the counters of
+    points for theirs. What has no defects can be compiled.
     """
     return [
         {"pointer": pointer(path), "code": code, "detail": detail}
-        for path, code, detail in islice(_defects(condition, over, currency, ()), MOST_DEFECTS)
+        for path, code, detail in islice(_defects(condition, over, currency, wallets, ()), MOST_DEFECTS)
     ]
 
 
-def _defects(condition: Any, over: Scope, currency: str | None, path: Path) -> Iterator[tuple[Path, str, str]]:
+def _defects(
+    condition: Any, over: Scope, currency: str | None, wallets: Collection[str] | None, path: Path
+) -> Iterator[tuple[Path, str, str]]:
     for step, below in children(condition):
-        yield from _defects(below, "line" if isinstance(condition, Lines) else over, currency, (*path, *step))
+        inner: Scope = "line" if isinstance(condition, Lines) else over
+        yield from _defects(below, inner, currency, wallets, (*path, *step))
     if isinstance(condition, Comparison | Exists):
         yield from _operand_defects(condition, over, currency, path)
+        counted = condition.field.removeprefix("counters.points.").partition(".")[0]
+        if wallets is not None and condition.field.startswith("counters.points.") and counted not in wallets:
+            detail = f"The program has no wallet {counted!r}.{suggestion(counted, wallets)}"
+            yield (*path, "field"), "unknown_wallet", detail
     elif isinstance(condition, Lines | Within | Recurs) and over != "event":
         form = next(iter(type(condition).model_fields))
         detail = f"A condition over a {over} looks at its fields only: {', '.join(names(over))}."

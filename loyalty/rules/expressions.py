@@ -16,6 +16,7 @@ from lark.tree import Meta
 from pydantic import BeforeValidator, StringConstraints, TypeAdapter, ValidationError
 
 from loyalty.infra.http.body import defects, pointer
+from loyalty.infra.suggestions import suggestion
 from loyalty.rules.conditions import (
     DEEPEST,
     AllOf,
@@ -33,7 +34,6 @@ from loyalty.rules.conditions import (
     unknown_field,
 )
 from loyalty.rules.facts import Kind, Scope, find_field
-from loyalty.rules.operands import suggestion
 
 LONGEST: Final = 10_000
 

@@ -6,13 +6,13 @@ One table for all who need it: the check at save, the closures, the filters of M
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date
 from decimal import Decimal
-from difflib import get_close_matches
 from typing import Any, Final, Literal, get_args
 
 from loyalty.infra import money
+from loyalty.infra.suggestions import suggestion
 from loyalty.rules.facts import STATUSES, WEEKDAYS, Kind
 
 Operator = Literal[
@@ -55,12 +55,6 @@ class OperandError(ValueError):
     def __init__(self, detail: str, place: int | None = None) -> None:
         super().__init__(detail)
         self.place = place
-
-
-def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """` Perhaps you mean "…".`, or nothing when no known text is close."""
-    close = get_close_matches(wrong[:LONGEST_TEXT], list(known), n=1, cutoff=0.6)
-    return f' Perhaps you mean "{close[0]}".' if close else ""
 
 
 def read_operand(kind: Kind, operator: Operator, value: Any, currency: str | None = None) -> Any:

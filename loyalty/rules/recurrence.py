@@ -15,6 +15,7 @@ from datetime import date, timedelta
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from loyalty.infra.suggestions import suggestion
 from loyalty.programs.calendar import shift
 
 LAST_YEAR: Final = 9998
@@ -169,7 +170,10 @@ def parse_recurrence(rule: str, start: date) -> Recurrence:
     for part in rule.split(";"):
         name, equals, value = part.partition("=")
         if not equals or name in parts or name not in _READERS:
-            raise ValueError(f"{part!r} is no part of a recurrence. Write each of {', '.join(_READERS)} at most once.")
+            close = "" if name in _READERS else suggestion(name, _READERS)
+            raise ValueError(
+                f"{part!r} is no part of a recurrence. Write each of {', '.join(_READERS)} at most once.{close}"
+            )
         parts[name] = value
     if "FREQ" not in parts:
         raise ValueError(f"Give FREQ={'|'.join(_FREQUENCIES)}.")

@@ -167,6 +167,7 @@ class TestDefects:
             {"type": "fixed", "id": "c", "points": 5},
             {"type": "multiplier", "id": "d", "factor": "2", "applies_to": ["base", "bsae"], "group": "g"},
             {**BASE, "id": "e", "group": "g", "when": {"field": "event.amonut", "op": ">", "value": "1"}},
+            {**BASE, "id": "f", "when": "counters.points.pionts.month < 100"},
         ]
         campaigns = [{"id": "spring", "budget": {"amount": "1000.00"}}]
         body = {"rules": rules, "campaigns": campaigns, "groups": {"h": "first"}}
@@ -182,6 +183,7 @@ class TestDefects:
             "/rules/5/applies_to/1": "unknown_rule",
             "/rules/6/group": "mixed_group",
             "/rules/6/when/field": "unknown_field",
+            "/rules/7/when/field": "unknown_wallet",
             "/groups/h": "unknown_group",
             "/campaigns/0/budget/amount": "no_worth",
         }
@@ -189,6 +191,7 @@ class TestDefects:
         assert 'Perhaps you mean "spring"' in details["/rules/2/campaign"]
         assert 'Perhaps you mean "base"' in details["/rules/5/applies_to/1"]
         assert 'Perhaps you mean "event.amount"' in details["/rules/6/when/field"]
+        assert 'Perhaps you mean "points"' in details["/rules/7/when/field"]
 
     def test_a_text_says_where_and_what_was_meant(self, api: httpx.Client) -> None:
         body = {"rules": [{**BASE, "when": 'event.store = "main"\nand event.amuont >= 5'}]}

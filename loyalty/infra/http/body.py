@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from loyalty.infra.http.problems import BadRequest, MalformedJson, PayloadTooLarge, UnsupportedMediaType
 from loyalty.infra.problems import ValidationFailed
+from loyalty.infra.suggestions import known_fields, suggestion
 
 NORMAL_BODY_BYTES = 1 << 20
 MOST_DEFECTS = 100  # a list longer than this helps nobody
@@ -65,7 +67,7 @@ def validate(model: type[BaseModel], raw: bytes) -> Any:
     try:
         return model.__pydantic_validator__.validate_json(raw)
     except ValidationError as error:
-        found = defects(error, orjson.loads(raw))
+        found = defects(error, orjson.loads(raw), model=model)
         raise ValidationFailed("Correct the fields that `errors` names.", errors=found) from None
 
 
@@ -84,7 +86,7 @@ def validate_query(model: type[BaseModel], request: Request) -> Any:
             {
                 "parameter": ".".join(str(part) for part in defect["loc"]),
                 "code": _code(defect),
-                "detail": _detail(defect),
+                "detail": _detail(defect, model=model),
             }
             for defect in _listed(error)
         ]
@@ -94,21 +96,23 @@ def validate_query(model: type[BaseModel], request: Request) -> Any:
     return result
 
 
-def defects(error: ValidationError, value: Any = None, *, prefix: str = "") -> list[dict[str, str]]:
-    """Each defect as `{pointer, code, detail}`; the pointer follows RFC 6901, below `prefix`.
+def defects(error: ValidationError, value: Any = None, *, model: type[BaseModel] | None = None) -> list[dict[str, str]]:
+    """Each defect as `{pointer, code, detail}`; the pointer follows RFC 6901.
 
-    `value` is what was validated: it tells the fields of a path from the branches of unions, which nobody sent.
+    `value` is what was validated: it tells the fields of a path from the branches of unions, which nobody sent. With
+    the `model` that it was to be, a misspelt name comes with the one that was probably meant.
     """
-    return [
-        {"pointer": prefix + pointer(_sent(defect, value)), "code": _code(defect), "detail": _detail(defect)}
-        for defect in _listed(error)
-    ]
+    found = []
+    for defect in _listed(error):
+        path, wrong = _sent(defect, value)
+        found.append({"pointer": pointer(path), "code": _code(defect), "detail": _detail(defect, wrong, model)})
+    return found
 
 
-def _sent(defect: ErrorDetails, value: Any) -> tuple[int | str, ...]:
-    """The path of the defect in what was sent."""
+def _sent(defect: ErrorDetails, value: Any) -> tuple[tuple[int | str, ...], Any]:
+    """The path of the defect in what was sent, and what stands there."""
     if value is None:
-        return defect["loc"]
+        return defect["loc"], None
     path: list[int | str] = []
     for place, part in enumerate(defect["loc"], start=1):
         is_missing = defect["type"] == "missing" and place == len(defect["loc"])
@@ -119,7 +123,7 @@ def _sent(defect: ErrorDetails, value: Any) -> tuple[int | str, ...]:
         else:
             continue
         path.append(part)
-    return tuple(path)
+    return tuple(path), value
 
 
 def pointer(path: tuple[int | str, ...]) -> str:
@@ -156,8 +160,22 @@ _CODES = {
 }
 
 
-def _detail(defect: ErrorDetails) -> str:
-    if defect["type"] == "extra_forbidden":
-        return "There is no such field here."
+def _detail(defect: ErrorDetails, wrong: Any = None, model: type[BaseModel] | None = None) -> str:
+    """What is wrong, and what was probably meant. `wrong` is what was sent in the place of the defect."""
+    kind = defect["type"]
+    if kind == "extra_forbidden":
+        *path, name = defect["loc"]
+        return f"There is no such field here.{suggestion(str(name), known_fields(model, path)) if model else ''}"
+    if kind == "union_tag_invalid":
+        field, tag = defect["ctx"]["discriminator"].strip("'"), defect["ctx"]["tag"]
+        known = _QUOTED.findall(defect["ctx"]["expected_tags"])
+        return f"There is no {field} {tag!r}: give one of {', '.join(known)}.{suggestion(tag, known)}"
     message = defect["msg"].removeprefix("Value error, ")
-    return message if message.endswith(".") else message + "."
+    if not message.endswith("."):
+        message += "."
+    if kind == "literal_error" and isinstance(wrong, str):
+        message += suggestion(wrong, _QUOTED.findall(defect["ctx"]["expected"]))
+    return message
+
+
+_QUOTED = re.compile("'([^']*)'")
