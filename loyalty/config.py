@@ -10,11 +10,16 @@ import base64
 import binascii
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SENTINEL = re.compile(r"rediss?\+sentinel://")
+_HOST = r"(?:\[[0-9a-fA-F:]+\]|[\w.-]+)(?::\d+)?"
+_SENTINEL_URL = re.compile(_SENTINEL.pattern + rf"(?:[^@/?#]*@)?{_HOST}(?:,{_HOST})*/[\w.-]+(?:\?\S*)?")
 
 
 class SettingsError(Exception):
@@ -44,8 +49,17 @@ def _mongo_uri(value: SecretStr) -> SecretStr:
 
 
 def _redis_url(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError("must begin with redis://, rediss:// or unix://; leave it out to run without Redis")
+    url = value.get_secret_value()
+    if _SENTINEL.match(url):
+        if not _SENTINEL_URL.fullmatch(url):
+            raise ValueError(
+                "must name the Sentinels and the service: rediss+sentinel://USER:PASSWORD@HOST:26379,HOST:26379/SERVICE"
+            )
+    elif not url.startswith(("redis://", "rediss://", "unix://")):
+        raise ValueError(
+            "must begin with redis://, rediss://, unix://, redis+sentinel:// or rediss+sentinel://; "
+            "leave it out to run without Redis"
+        )
     return value
 
 
@@ -59,7 +73,10 @@ class Settings(BaseSettings):
     )
     mongo_database: str = Field("loyalty", min_length=1, max_length=63, description="Name of the database.")
     redis_url: Annotated[SecretStr, AfterValidator(_redis_url)] | None = Field(
-        None, description="Redis for shared limits and cache invalidation. Absent: the application runs without."
+        None,
+        description="Redis for shared limits and cache invalidation, by itself or behind Sentinels "
+        "(rediss+sentinel://USER:PASSWORD@HOST:26379,HOST:26379/SERVICE?sentinel_password=…). "
+        "Absent: the application runs without.",
     )
     secret_key: Annotated[SecretStr, AfterValidator(_long_enough)] = Field(
         description="Signs cursors and links. The same on every node; changing it voids links in use."

@@ -1,7 +1,8 @@
 """Redis as a helper that may be missing: every call has a short limit, and a failure opens a circuit breaker.
 
-Nothing that must be right depends on Redis. When it does not answer, callers get None at once for a while (backing
-off from 0.5 s to 30 s between attempts), so that a dead Redis costs one short wait per back-off, not one per request.
+Nothing that must be right depends on Redis. When it does not answer, callers get None at once, and a thread asks every
+half second whether it is back: so an outage costs one short wait, whichever request comes first, and then nothing.
+Behind Sentinels a dead master is such an outage, over when they have made another server the master.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -16,10 +18,14 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from loyalty.infra.sentinel import is_behind_sentinels, master_behind
+
 CONNECT_SECONDS = 0.2
 ANSWER_SECONDS = 0.2
-FIRST_BACKOFF_SECONDS = 0.5
-LONGEST_BACKOFF_SECONDS = 30.0
+PROBE_SECONDS = 0.5  # between two questions whether Redis is back
+QUIET_SECONDS = 2.0  # after which a subscription asks whether its server is still there, and again until it gives up
+
+_FAILURES = (redis.RedisError, OSError)
 
 log = structlog.get_logger(__name__)
 
@@ -32,21 +38,18 @@ class RedisLink:
         self._url = url
         self._lock = threading.Lock()
         self._client: Any = None
-        self._closed_until = 0.0  # monotonic seconds; calls before it are not attempted
-        self._backoff = FIRST_BACKOFF_SECONDS
+        self._away = False
         self._scripts: dict[str, Any] = {}
 
     def attempt(self, call: Callable[[Any], Any]) -> Any | None:
-        """`call(client)`, or None when Redis is not configured, resting after a failure, or failing now."""
-        if not self.configured or time.monotonic() < self._closed_until:
+        """`call(client)`, or None when Redis is not configured, known to be away, or failing now."""
+        if not self.configured or self._away:
             return None
         try:
-            result = call(self._connected())
-        except (redis.RedisError, OSError) as error:
+            return call(self._connected())
+        except _FAILURES as error:
             self._failed(error)
             return None
-        self._backoff = FIRST_BACKOFF_SECONDS
-        return result
 
     def script(self, source: str, keys: list[str], arguments: list[str | int]) -> Any | None:
         """The answer of a Lua script in one trip (EVALSHA), or None as `attempt`."""
@@ -59,19 +62,27 @@ class RedisLink:
 
         return self.attempt(run)
 
-    def listen(self, channel: str) -> Iterator[bytes]:
-        """Messages of a channel, for a daemon thread of its own; reconnects for ever."""
+    def listen(self, channel: str) -> Iterator[None]:
+        """Something for each message of a channel, and for each time when messages may have been missed.
+
+        For a daemon thread of its own; reconnects for ever.
+        """
         while True:
             try:
-                subscription = self._connected().pubsub(ignore_subscribe_messages=True)
-                with subscription:
+                with self._connected().pubsub() as subscription:
                     subscription.subscribe(channel)
+                    unanswered = False
                     while True:
-                        message = subscription.get_message(timeout=5.0)
-                        if message is not None:
-                            yield message["data"]
-            except (redis.RedisError, OSError):
-                time.sleep(1.0)
+                        message = subscription.get_message(timeout=QUIET_SECONDS)
+                        if message is None:
+                            if unanswered:
+                                raise redis.ConnectionError("the server of the subscription is silent")
+                            subscription.ping()
+                        elif message["type"] != "pong":  # a message, or a subscription after a lost connection
+                            yield
+                        unanswered = message is None
+            except _FAILURES:
+                time.sleep(PROBE_SECONDS)
 
     def _connected(self) -> Any:
         client = self._client
@@ -79,21 +90,32 @@ class RedisLink:
             with self._lock:
                 client = self._client
                 if client is None:
-                    client = redis.Redis.from_url(
-                        self._url or "",
-                        socket_connect_timeout=CONNECT_SECONDS,
-                        socket_timeout=ANSWER_SECONDS,
-                        retry=Retry(NoBackoff(), 1),  # one retry: a pooled connection may have been closed idle
-                        health_check_interval=0,
-                    )
-                    self._client = client
+                    client = self._client = _client(self._url or "")
         return client
 
     def _failed(self, error: Exception) -> None:
         with self._lock:
-            now = time.monotonic()
-            if now < self._closed_until:
+            if self._away:
                 return  # another thread has opened the breaker already
-            self._closed_until = now + self._backoff
-            log.warning("redis is away", error=str(error), retry_in_seconds=self._backoff)
-            self._backoff = min(self._backoff * 2, LONGEST_BACKOFF_SECONDS)
+            self._away = True
+        log.warning("redis is away", error=str(error))
+        threading.Thread(target=self._wait_for_return, name="redis-return", daemon=True).start()
+
+    def _wait_for_return(self) -> None:
+        began = time.monotonic()
+        while self._away:
+            time.sleep(PROBE_SECONDS)
+            with suppress(*_FAILURES):
+                self._connected().ping()
+                self._away = False
+        log.warning("redis is back", away_seconds=round(time.monotonic() - began, 1))
+
+
+def _client(url: str) -> Any:
+    options = {
+        "socket_connect_timeout": CONNECT_SECONDS,
+        "socket_timeout": ANSWER_SECONDS,
+        "retry": Retry(NoBackoff(), 1),  # one retry: a pooled connection may have been closed idle
+        "health_check_interval": 0,
+    }
+    return master_behind(url, **options) if is_behind_sentinels(url) else redis.Redis.from_url(url, **options)

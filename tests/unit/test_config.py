@@ -63,3 +63,27 @@ def test_the_environment_wins(credentials: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_empty_variable_is_an_absent_one(credentials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOYALTY_REDIS_URL", "")
     assert load_settings().redis_url is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://one:26379/loyalty",
+        "rediss+sentinel://loyalty:p%40ss@10.0.0.1:26379,10.0.0.2:26379,[fd00::3]:26379/loyalty?db=0&ssl_ca_certs=/ca",
+        "unix://loyalty:pass@/run/redis/redis.sock?db=0",
+    ],
+)
+def test_redis_may_stand_behind_sentinels(credentials: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("LOYALTY_REDIS_URL", url)
+    settings = load_settings()
+    assert settings.redis_url is not None
+    assert settings.redis_url.get_secret_value() == url
+
+
+@pytest.mark.parametrize("rest", ["one:26379", "/loyalty", "one:26379,/loyalty", "u:p/q@one/loyalty", "one/loyalty/0"])
+def test_an_address_of_sentinels_names_them_and_the_service(
+    credentials: Path, monkeypatch: pytest.MonkeyPatch, rest: str
+) -> None:
+    monkeypatch.setenv("LOYALTY_REDIS_URL", f"rediss+sentinel://{rest}")
+    with pytest.raises(SettingsError, match="name the Sentinels and the service: rediss"):
+        load_settings()
