@@ -71,7 +71,7 @@ SECTIONS = (
         Check("vagrant", _VAGRANT),
     )),
     Section("integration", "storage against a real replica set and Redis", (
-        Check("integration", f"{_PYTEST} -n 2 tests/integration"),
+        Check("integration", f"{_PYTEST} -n 2 tests/integration tests/sharding"),
     )),
     Section("api", "the contract over HTTP, also with generated requests", (
         Check("api", f"{_PYTEST} -n 2 tests/api tests/web"),
