@@ -33,6 +33,7 @@ from loyalty.programs import routes as programs
 from loyalty.proofs import routes as proofs
 from loyalty.rewards import routes as rewards
 from loyalty.rules import routes as rules
+from loyalty.segments import routes as segments
 from loyalty.tiers import routes as tiers
 from loyalty.transfers import routes as transfers
 from loyalty.web.operations import operations
@@ -43,6 +44,7 @@ APIS: tuple[Api, ...] = (
     programs.api,
     members.api,
     rules.api,
+    segments.api,
     backtests.api,
     tiers.api,
     events.api,

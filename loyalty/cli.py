@@ -336,7 +336,12 @@ def _shown(value: object) -> str:
     show_default=True,
     help="Whether events are decided when they were recorded, or as if each had been told at once.",
 )
-@click.option("--segment", "segments", multiple=True, help="tier, status, language or attributes.<name>. Repeat it.")
+@click.option(
+    "--segment",
+    "segments",
+    multiple=True,
+    help="tier, status, language, attributes.<name> or segments.<id>; repeat it.",
+)
 @click.option("--processes", type=click.IntRange(1, 256), help="How many share the work. Default: one a processor.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj

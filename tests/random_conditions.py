@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from loyalty.rules.conditions import Condition
-from loyalty.rules.facts import FIELDS, STATUSES, WEEKDAYS, Kind, Scope
+from loyalty.rules.facts import FIELDS, STATUSES, WEEKDAYS, Kind, Scope, find_field
 from loyalty.rules.operands import ALLOWED, Operator
 
 CONDITION: TypeAdapter[Any] = TypeAdapter(Condition)
@@ -43,7 +43,9 @@ def paths(over: Scope) -> list[tuple[str, Kind]]:
     """Every field of the scope with its type."""
     roots = {"event": ("event", "order", "payments", "member", "time", "counters")}.get(over, (over,))
     known: list[tuple[str, Kind]] = [
-        (path, field.kind) for path, field in FIELDS.items() if path.split(".")[0] in roots
+        (path, field.kind)
+        for path, field in FIELDS.items()
+        if path.split(".")[0] in roots and find_field(path, over) is not None
     ]
     maps = {
         "event": ["event.metadata", "member.attributes"],

@@ -36,6 +36,8 @@ Clock = Literal["recorded", "occurred"]
 
 NO_TIER: Final = "none"
 UNKNOWN: Final = "unknown"
+IN: Final = "in"
+OUT: Final = "out"
 _NOTHING: Final = State()
 _NO_METADATA: Final[Mapping[str, Any]] = {}
 _BEGINNING: Final = datetime.min.replace(tzinfo=timezone.utc)
@@ -49,8 +51,8 @@ class Plan:
     """What is tested: `terms` with the draft's rules and tiers, over what occurred from `start` up to `end`.
 
     `live` are the tiers that were in force. Members are told apart by `segments`: `tier`, `status`, `language`,
-    `attributes.<name>`. The clock says when an event is decided: when it was recorded, as it really was, or when it
-    occurred, as if each had been told at once and in its order.
+    `attributes.<name>`, `segments.<id>` (those of the draft, at the end). The clock says when an event is decided: when
+    it was recorded, as it really was, or when it occurred, as if each had been told at once and in its order.
     """
 
     terms: Terms
@@ -263,8 +265,16 @@ class _History:
             return facts.status or UNKNOWN
         if name == "language":
             return facts.language or UNKNOWN
+        if name.startswith("segments."):
+            return IN if name.partition(".")[2] in self._at_the_end().segments else OUT
         value = facts.attributes.get(name.partition(".")[2])
         return UNKNOWN if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+    def _at_the_end(self) -> Facts:
+        """The member when the span ends, without an event."""
+        segmentation = {} if self._rules is None else self._rules.segments
+        person = self._person.facts
+        return Facts("", "", self._plan.end, self._calendar, person, segmentation=segmentation)
 
     # -- what was not decided by rules --------------------------------------------------------------------------------
 
@@ -349,6 +359,7 @@ class _History:
             tuple([_line(item, currency) for item in items]) if items else (),
             tuple([Payment(one["method"], to_minor(one["amount"], currency)) for one in payments]) if payments else (),
             reader(self._counters, calendar, occurred_at),
+            rules.segments,
         )
         award = rules.award(
             facts,

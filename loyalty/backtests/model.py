@@ -30,7 +30,9 @@ def _unique(values: list[str]) -> list[str]:
 
 Segment = Annotated[
     str,
-    StringConstraints(pattern=r"^(tier|status|language|attributes\.[a-z][a-z0-9_]{0,63})$"),
+    StringConstraints(
+        pattern=r"^(tier|status|language|attributes\.[a-z][a-z0-9_]{0,63}|segments\.[a-z][a-z0-9_-]{0,63})$"
+    ),
     Field(examples=["tier"]),
 ]
 
@@ -58,7 +60,8 @@ class NewBacktest(Body):
     segments: Annotated[list[Segment], AfterValidator(_unique)] = Field(
         default_factory=lambda: ["tier"],
         max_length=5,
-        description="What members are grouped by: `tier`, `status`, `language`, `attributes.<name>`.",
+        description="What members are grouped by: `tier`, `status`, `language`, `attributes.<name>`, and "
+        "`segments.<id>`: whether they are `in` a segment of the rules that are tried, or `out` of it, at the end.",
     )
 
     @model_validator(mode="after")

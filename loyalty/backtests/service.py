@@ -15,6 +15,7 @@ from loyalty.infra.clock import Clock, to_milliseconds
 from loyalty.infra.ids import new_id
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import NotFound, ValidationFailed
+from loyalty.infra.suggestions import suggestion
 from loyalty.programs.model import Program
 from loyalty.rules import drafts
 from loyalty.rules import service as rules
@@ -44,6 +45,11 @@ def spec_of(db: Mongo, program: Program, wanted: NewBacktest, *, now: datetime) 
     found = [("/rules", defect) for defect in defects(rule_set, program.currency, program.policies)]
     if wanted.tiers is not None:
         found += [("/tiers", defect) for defect in tiers.defects(wanted.tiers, program)]
+    known = [f"segments.{segment.id}" for segment in rule_set.segments]
+    for index, name in enumerate(wanted.segments):
+        if name.startswith("segments.") and name not in known:
+            detail = f"The rules that are tried have no such segment.{suggestion(name, known)}"
+            found.append(("", {"pointer": f"/segments/{index}", "code": "unknown_segment", "detail": detail}))
     if found:
         errors = [{**defect, "pointer": place + defect["pointer"]} for place, defect in found]
         raise ValidationFailed("Correct the fields that `errors` names.", errors=errors)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from pydantic import BaseModel
 
 from loyalty.configuration.differences import ABSENT, Difference, differences
 from loyalty.configuration.model import Configuration, RewardSettings, Settings
@@ -21,15 +20,12 @@ from loyalty.programs import service as programs
 from loyalty.programs.model import Program
 from loyalty.rewards import service as rewards
 from loyalty.rewards.model import Reward
-from loyalty.rules import checks
+from loyalty.rules import checks, diff
 from loyalty.rules import service as rules
-from loyalty.rules.expressions import render
-from loyalty.rules.model import RuleSet
 from loyalty.tiers import service as tiers
 
 Json = dict[str, Any]
 
-_CONDITIONS = ("when", "where", "only", "exclude")
 _REWARD_PAGE = 500
 
 
@@ -97,7 +93,7 @@ def document(configuration: Configuration) -> Json:
     if configuration.program is not None:
         plain["program"] = configuration.program.model_dump(mode="json")
     if configuration.rules is not None:
-        plain["rules"] = _rules_document(configuration.rules)
+        plain["rules"] = diff.readable(configuration.rules)
     if configuration.tiers is not None:
         plain["tiers"] = configuration.tiers.model_dump(mode="json")
     if configuration.rewards is not None:
@@ -232,21 +228,3 @@ def _rewards(db: Mongo, program: str) -> Iterator[Reward]:
     while page := rewards.list_rewards(db, program, limit=_REWARD_PAGE, after=after):
         yield from page
         after = page[-1].id
-
-
-def _rules_document(rule_set: RuleSet) -> Json:
-    plain = rule_set.document()
-    for part in ("rules", "campaigns"):
-        for model, written in zip(getattr(rule_set, part), plain.get(part, ()), strict=True):
-            _write_conditions(model, written)
-    return plain
-
-
-def _write_conditions(model: BaseModel, written: Json) -> None:
-    """Conditions of `model` as texts in its plain form `written`."""
-    for name in type(model).model_fields:
-        value = getattr(model, name)
-        if name in _CONDITIONS and value is not None:
-            written[name] = render(value)
-        elif name == "basis" and value is not None:
-            _write_conditions(value, written[name])

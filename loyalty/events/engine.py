@@ -28,7 +28,7 @@ from loyalty.programs.policies import Activity, EventPending, InactivityExpiry, 
 from loyalty.rules.award import Award, Credit
 from loyalty.rules.caps import FACET as COUNTERS
 from loyalty.rules.caps import reader
-from loyalty.rules.engine import POINTS_PAYMENT
+from loyalty.rules.engine import POINTS_PAYMENT, CompiledRules
 from loyalty.rules.facts import Facts, MemberFacts
 from loyalty.rules.shares import spread
 from loyalty.tiers import engine as tiers
@@ -218,7 +218,7 @@ class _Recording:
             return Award(limits=("no_rules",))
         counters = self.before.facets.get(COUNTERS, {})
         award = rules.award(
-            self._facts(counters, tier),
+            self._facts(rules, counters, tier),
             counters=counters,
             multiplier_milli=1000 if tier is None else tier.multiplier_milli,
             budgets=self.budgets,
@@ -227,7 +227,7 @@ class _Recording:
             self.facets[COUNTERS] = award.counters
         return award
 
-    def _facts(self, counters: Mapping[str, Any], tier: tiers.Level | None) -> Facts:
+    def _facts(self, rules: CompiledRules, counters: Mapping[str, Any], tier: tiers.Level | None) -> Facts:
         fact, event, calendar, profile = self.fact, self.fact.event, self.terms.calendar, self.member.profile
         birthday = profile.get("birthday")
         return Facts(
@@ -252,6 +252,7 @@ class _Recording:
             lines=fact.lines,
             payments=fact.payments,
             counters=reader(counters, calendar, self.occurred_at),
+            segmentation=rules.segments,
         )
 
     def _fitting(self, credits: Sequence[Credit]) -> list[Credit]:

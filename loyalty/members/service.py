@@ -117,10 +117,20 @@ def find(db: Mongo, program_id: str, text: str) -> Member:
 
 
 def list_members(
-    db: Mongo, program_id: str, *, limit: int, after: int | None, status: str | None = None, query: str | None = None
+    db: Mongo,
+    program_id: str,
+    *,
+    limit: int,
+    after: int | None,
+    status: str | None = None,
+    query: str | None = None,
+    also: Document | None = None,
 ) -> list[Member]:
-    """Up to `limit` members in the order of their numbers, beginning after the number `after`."""
-    wanted: Document = {"program": program_id, "merged_into": None}
+    """Up to `limit` members in the order of their numbers, beginning after the number `after`.
+
+    `also` is another filter that they have to pass.
+    """
+    wanted = _members_of(program_id, also)
     if after is not None:
         wanted["_id"] = {"$gt": after}
     if status is not None:
@@ -129,6 +139,16 @@ def list_members(
         wanted["handles"] = {"$in": _beginnings(query)}
     cursor = db[COLLECTION].find(wanted).sort("_id", ASCENDING).limit(limit)
     return [Member.from_document(document) for document in cursor]
+
+
+def count(db: Mongo, program_id: str, *, also: Document) -> int:
+    """How many members pass the filter `also`."""
+    return db[COLLECTION].count_documents(_members_of(program_id, also))
+
+
+def _members_of(program_id: str, also: Document | None) -> Document:
+    wanted: Document = {"program": program_id, "merged_into": None}
+    return wanted if also is None else {**wanted, "$and": [also]}
 
 
 def _beginnings(query: str) -> list[re.Pattern[str]]:

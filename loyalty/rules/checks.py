@@ -12,7 +12,7 @@ from loyalty.infra.http import body as bodies
 from loyalty.infra.money import MoneyError, exponent, to_minor
 from loyalty.infra.suggestions import suggestion
 from loyalty.programs.policies import Policies
-from loyalty.rules.conditions import Condition, check
+from loyalty.rules.conditions import Condition, Known, check
 from loyalty.rules.expressions import render
 from loyalty.rules.facts import Scope
 from loyalty.rules.model import (
@@ -26,6 +26,7 @@ from loyalty.rules.model import (
     Proposal,
     Rule,
     RuleSet,
+    Segment,
 )
 
 Defect = dict[str, str]
@@ -38,13 +39,18 @@ def defects(rule_set: RuleSet, currency: str, policies: Policies | None = None) 
     """
     wallets = None if policies is None else policies.wallets
     found: list[Defect] = []
-    for kind, members in (("rules", rule_set.rules), ("campaigns", rule_set.campaigns)):
+    for kind, members in (
+        ("rules", rule_set.rules),
+        ("campaigns", rule_set.campaigns),
+        ("segments", rule_set.segments),
+    ):
         for index, member in enumerate(members):
             pointer = f"/{kind}/{index}"
             if member.id in {other.id for other in members[:index]}:
                 detail = f"Another one of the {kind} is called {member.id}."
                 found.append(_defect(f"{pointer}/id", "duplicate", detail))
-            found += _schedule(pointer, member.starts_at, member.ends_at)
+            if not isinstance(member, Segment):
+                found += _schedule(pointer, member.starts_at, member.ends_at)
             wallet = getattr(member, "wallet", None)
             if wallet is not None and wallets is not None and wallet not in wallets:
                 detail = f"The program has no wallet {wallet!r}.{suggestion(wallet, wallets)}"
@@ -54,8 +60,9 @@ def defects(rule_set: RuleSet, currency: str, policies: Policies | None = None) 
     for index, campaign in enumerate(rule_set.campaigns):
         if campaign.budget is not None:
             found += _of_budget(campaign.budget, f"/campaigns/{index}/budget", currency, policies)
+    known = Known(currency, wallets, [segment.id for segment in rule_set.segments])
     for pointer, over, condition in conditions(rule_set):
-        for defect in check(condition, over, currency=currency, wallets=wallets):
+        for defect in check(condition, over, known):
             found.append({**defect, "pointer": pointer + defect["pointer"]})
     return [*found, *_of_groups(rule_set)]
 
@@ -84,7 +91,7 @@ def inspect(raw: bytes, currency: str, policies: Policies) -> tuple[RuleSet | No
         rule_set = _PROPOSAL.validate_json(raw)
     except ValidationError as error:
         found = bodies.defects(error, value, model=Proposal)
-        for kind, reader in (("rules", _RULE), ("campaigns", _CAMPAIGN)):
+        for kind, reader in (("rules", _RULE), ("campaigns", _CAMPAIGN), ("segments", _SEGMENT)):
             members = value.get(kind) if isinstance(value, dict) else None
             for index, member in enumerate(members if isinstance(members, list) else []):
                 try:
@@ -104,7 +111,8 @@ def inspect(raw: bytes, currency: str, policies: Policies) -> tuple[RuleSet | No
 _PROPOSAL: Final = TypeAdapter(Proposal)
 _RULE: Final[TypeAdapter[Any]] = TypeAdapter(Rule)
 _CAMPAIGN: Final = TypeAdapter(Campaign)
-_OF_OTHERS: Final = frozenset({"unknown_campaign", "unknown_rule"})
+_SEGMENT: Final = TypeAdapter(Segment)
+_OF_OTHERS: Final = frozenset({"unknown_campaign", "unknown_rule", "unknown_segment"})
 
 
 def texts(rule_set: RuleSet) -> dict[str, str]:
@@ -127,6 +135,8 @@ def conditions(rule_set: RuleSet) -> Iterator[tuple[str, Scope, Condition]]:
     for index, campaign in enumerate(rule_set.campaigns):
         if campaign.when is not None:
             yield f"/campaigns/{index}/when", "event", campaign.when
+    for index, segment in enumerate(rule_set.segments):
+        yield f"/segments/{index}/when", "member", segment.when
 
 
 def _of_rule(rule: Rule, pointer: str, rule_set: RuleSet, currency: str) -> Iterator[Defect]:

@@ -6,7 +6,9 @@ false, whatever the operator; `exists` tells whether it is there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import islice
 from typing import Annotated, Any, Final, Literal
@@ -277,32 +279,32 @@ def read_moment(text: str) -> date | datetime:
 # -- checking ---------------------------------------------------------------------------------------------------------
 
 
-def check(
-    condition: Condition, over: Scope = "event", *, currency: str | None = None, wallets: Collection[str] | None = None
-) -> list[dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a condition can name of its program; None leaves unchecked what depends on it."""
+
+    currency: str | None = None
+    wallets: Collection[str] | None = None
+    segments: Collection[str] | None = None
+
+
+def check(condition: Condition, over: Scope = "event", known: Known = Known()) -> list[dict[str, str]]:
     """What is wrong with the condition, as `{pointer, code, detail}`; the pointers begin at it. The first 20 defects.
 
-    With the program's `currency`, amounts are checked for its decimals too, and with its `wallets` the counters of
-    points for theirs. What has no defects can be compiled.
+    What has no defects can be compiled.
     """
     return [
         {"pointer": pointer(path), "code": code, "detail": detail}
-        for path, code, detail in islice(_defects(condition, over, currency, wallets, ()), MOST_DEFECTS)
+        for path, code, detail in islice(_defects(condition, over, known, ()), MOST_DEFECTS)
     ]
 
 
-def _defects(
-    condition: Any, over: Scope, currency: str | None, wallets: Collection[str] | None, path: Path
-) -> Iterator[tuple[Path, str, str]]:
+def _defects(condition: Any, over: Scope, known: Known, path: Path) -> Iterator[tuple[Path, str, str]]:
     for step, below in children(condition):
-        inner: Scope = "line" if isinstance(condition, Lines) else over
-        yield from _defects(below, inner, currency, wallets, (*path, *step))
+        yield from _defects(below, "line" if isinstance(condition, Lines) else over, known, (*path, *step))
     if isinstance(condition, Comparison | Exists):
-        yield from _operand_defects(condition, over, currency, path)
-        counted = condition.field.removeprefix("counters.points.").partition(".")[0]
-        if wallets is not None and condition.field.startswith("counters.points.") and counted not in wallets:
-            detail = f"The program has no wallet {counted!r}.{suggestion(counted, wallets)}"
-            yield (*path, "field"), "unknown_wallet", detail
+        yield from _operand_defects(condition, over, known.currency, path)
+        yield from _name_defects(condition, known, path)
     elif isinstance(condition, Lines | Within | Recurs) and over != "event":
         form = next(iter(type(condition).model_fields))
         detail = f"A condition over a {over} looks at its fields only: {', '.join(names(over))}."
@@ -340,6 +342,22 @@ def _operand_defects(
             yield (*path, "value", *place), "wrong_type", detail
 
 
+def _name_defects(condition: Comparison | Exists, known: Known, path: Path) -> Iterator[tuple[Path, str, str]]:
+    """Wallets and segments that the program does not have."""
+    wallet = _COUNTED_WALLET.match(condition.field)
+    if wallet is not None and known.wallets is not None and wallet[1] not in known.wallets:
+        detail = f"The program has no wallet {wallet[1]!r}.{suggestion(wallet[1], known.wallets)}"
+        yield (*path, "field"), "unknown_wallet", detail
+    if isinstance(condition, Comparison) and condition.field == "member.segments" and known.segments is not None:
+        several = isinstance(condition.value, list)
+        for place, name in enumerate(condition.value if several else [condition.value]):
+            if isinstance(name, str) and name not in known.segments:
+                detail = f"There is no segment {name!r} in `segments`.{suggestion(name, known.segments)}"
+                yield (*path, "value", *([place] if several else [])), "unknown_segment", detail
+
+
+_COUNTED_WALLET: Final = re.compile(r"counters\.points\.([a-z0-9_]+)\.")
+
 _KINDS: Final[dict[Kind, str]] = {
     "text": "a text",
     "texts": "a set of texts",
@@ -359,6 +377,8 @@ def unknown_field(name: str, over: Scope) -> str:
     close = suggestion(name, names(over)) or suggestion(full_path(name, over), names(over))
     if over == "event" and find_field(name, "line") is not None:
         close = f' About a line it is asked after "where"; several comparisons stand there in parentheses.{close}'
+    if over == "member" and find_field(name) is not None:
+        close = " A segment looks at what is known of a person. Ask for this in the condition of the rule."
     return f"There is no field {name!r} in a condition over {_OVER[over]}.{close}"
 
 

@@ -1,4 +1,4 @@
-"""What differs between two rule sets: rules and campaigns by their ids, each changed one field by field."""
+"""What differs between two rule sets: rules, campaigns and segments by their ids, changed ones field by field."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What became of rules, or of campaigns, by their ids. `changed` has only those with changes."""
+    """What became of rules, campaigns or segments, by their ids. `changed` has only those with changes."""
 
     added: list[Json]
     removed: list[Json]
@@ -38,14 +38,17 @@ class Difference:
 
     rules: Changes
     campaigns: Changes
+    segments: Changes
     settings: list[Change]
 
 
 def compare(before: RuleSet, after: RuleSet) -> Difference:
     """What has to be done to `before` to make it `after`. Conditions are compared as trees and shown as texts."""
-    old, new = _readable(before), _readable(after)
-    rules, campaigns = (_members(old.pop(name, []), new.pop(name, [])) for name in ("rules", "campaigns"))
-    return Difference(rules, campaigns, settings=list(_fields(old, new, ())))
+    old, new = readable(before), readable(after)
+    rules, campaigns, segments = (
+        _members(old.pop(name, []), new.pop(name, [])) for name in ("rules", "campaigns", "segments")
+    )
+    return Difference(rules, campaigns, segments, settings=list(_fields(old, new, ())))
 
 
 def _members(before: Sequence[Json], after: Sequence[Json]) -> Changes:
@@ -68,7 +71,7 @@ def _fields(before: Any, after: Any, path: tuple[str, ...]) -> Iterator[Change]:
         yield Change(pointer(path), before, after)
 
 
-def _readable(rule_set: RuleSet) -> Json:
+def readable(rule_set: RuleSet) -> Json:
     """The rule set as JSON, with the text of each condition in the place of its tree."""
     document = rule_set.document()
     for place, over, condition in conditions(rule_set):

@@ -29,7 +29,7 @@ from loyalty.rules.award import (
     candidate_of,
 )
 from loyalty.rules.caps import Facet, Tally, counter_key
-from loyalty.rules.conditions import Condition, compile_condition, counters_of
+from loyalty.rules.conditions import Condition, Predicate, compile_condition, counters_of
 from loyalty.rules.facts import Facts
 from loyalty.rules.model import (
     Basis,
@@ -70,7 +70,8 @@ _PERIODS: Final = (
 class CompiledRules:
     """A published version, ready to award. `awaits` are the types of event that points of its rules wait for.
 
-    `budgets` are the points that campaigns may give to all members together, for those that have such a limit.
+    `budgets` are the points that campaigns may give to all members together, for those that have such a limit;
+    `segments` say of the facts of an event whether its member is in them.
     """
 
     __slots__ = (
@@ -84,6 +85,7 @@ class CompiledRules:
         "_tests",
         "awaits",
         "budgets",
+        "segments",
         "version",
     )
 
@@ -98,9 +100,11 @@ class CompiledRules:
         measures: Sequence[Measure],
         counted: Iterable[str],
         budgets: Mapping[str, int],
+        segments: Mapping[str, Predicate],
     ) -> None:
         self.version = version
         self.budgets = budgets
+        self.segments = segments
         self._calendar = calendar
         self._stacking: Stacking = stacking
         self._tests = tests
@@ -288,6 +292,7 @@ def compile_rules(
             for campaign in rule_set.campaigns
             if campaign.budget is not None
         },
+        segments={segment.id: compile_condition(segment.when, calendar, currency) for segment in rule_set.segments},
     )
 
 

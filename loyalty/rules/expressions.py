@@ -153,6 +153,8 @@ When = Annotated[Condition, _parsed("event")]
 """A condition over an event in a body: as a tree, or as its text."""
 Where = Annotated[Condition, _parsed("line")]
 """A condition over one line in a body: as a tree, or as its text."""
+OfMember = Annotated[Condition, _parsed("member")]
+"""A condition over a member alone in a body: as a tree, or as its text."""
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
@@ -59,7 +59,6 @@ class MemberFacts(NamedTuple):
     joined_on: date | None = None
     birthday: date | None = None
     language: str | None = None
-    segments: frozenset[str] = frozenset()
     attributes: Mapping[str, Any] = NOTHING
 
     @staticmethod
@@ -70,7 +69,6 @@ class MemberFacts(NamedTuple):
         created_at: datetime,
         calendar: Calendar,
         tier: str | None = None,
-        segments: Iterable[str] = (),
     ) -> MemberFacts:
         """The facts of a member with the profile that is stored, enrolled at the instant `created_at`."""
         born = profile.get("birthday")
@@ -80,7 +78,6 @@ class MemberFacts(NamedTuple):
             calendar.day(created_at),
             None if born is None else date.fromisoformat(born),
             profile.get("language"),
-            frozenset(segments),
             profile.get("attributes") or NOTHING,
         )
 
@@ -100,7 +97,8 @@ class Facts:
 
     Amounts are minor units of the program's currency. `occurred_at` is the instant in UTC and `calendar` that of the
     program's zone. `counters` answers `purchases.month`, `spend.day`, `points.<wallet>.ever` … with what the
-    member had *before* this event, or None when it is not kept. What is derived is computed on first use.
+    member had *before* this event, or None when it is not kept. `segmentation` says of each segment whether the
+    member is in it. What is derived is computed on first use.
     """
 
     type: str
@@ -117,6 +115,12 @@ class Facts:
     lines: tuple[Line, ...] = ()
     payments: tuple[Payment, ...] = ()
     counters: Callable[[str], int | None] = no_counters
+    segmentation: Mapping[str, Callable[[Facts], bool]] = field(default_factory=dict)
+
+    @cached_property
+    def segments(self) -> frozenset[str]:
+        """The segments that the member is in."""
+        return frozenset([name for name, holds in self.segmentation.items() if holds(self)])
 
     @cached_property
     def quantity(self) -> int:
@@ -252,7 +256,7 @@ FIELDS: Final[Mapping[str, Field]] = {
     "member.joined_on": Field("date", attrgetter("member.joined_on"), "The local day of enrolment."),
     "member.birthday": Field("date", attrgetter("member.birthday"), "The day of birth."),
     "member.language": Field("text", attrgetter("member.language"), "BCP 47 tag."),
-    "member.segments": Field("texts", attrgetter("member.segments"), "The segments the member is in."),
+    "member.segments": Field("texts", attrgetter("segments"), "The segments the member is in."),
     "member.days_since_joined": Field("integer", attrgetter("days_since_joined"), "Local days since enrolment."),
     "member.is_birthday": Field("boolean", attrgetter("is_birthday"), "Whether the local day is the birthday."),
     "member.is_birth_month": Field("boolean", attrgetter("is_birth_month"), "Whether it is the month of the birthday."),
@@ -279,6 +283,8 @@ OPEN: Final[Mapping[str, str]] = {
 
 _OPEN_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9_.-]{0,63}", re.ASCII)
 _POINTS = re.compile(r"counters\.(points\.[a-z][a-z0-9_]{0,31}\.(?:" + "|".join(PERIODS) + r"))", re.ASCII)
+_NOT_OF_A_MEMBER_ALONE: Final = frozenset({"member.tier", "member.segments"})
+"""What depends on points, or on other conditions."""
 _ROOTS: Final[Mapping[Scope, tuple[str, ...]]] = {
     "event": ("event", "order", "payments", "member", "time", "counters"),
     "line": ("line",),
@@ -295,7 +301,7 @@ def find_field(path: str, over: Scope = "event") -> Field | None:
     """The field of that name in a condition over an event, a line or a member; None when there is none."""
     path = full_path(path, over)
     root, _, _ = path.partition(".")
-    if root not in _ROOTS[over]:
+    if root not in _ROOTS[over] or (over == "member" and path in _NOT_OF_A_MEMBER_ALONE):
         return None
     if path in FIELDS:
         return FIELDS[path]
@@ -309,7 +315,7 @@ def find_field(path: str, over: Scope = "event") -> Field | None:
 def names(over: Scope = "event") -> list[str]:
     """Every name that a condition can use, open ones with `…` at the end; for suggestions and the handbook."""
     roots = _ROOTS[over]
-    known = [path for path in FIELDS if path.partition(".")[0] in roots]
+    known = [path for path in FIELDS if path.partition(".")[0] in roots and find_field(path, over) is not None]
     if "counters" in roots:
         known += [f"counters.points.….{period}" for period in PERIODS]
     return known + [f"{prefix}.…" for prefix in OPEN if prefix.partition(".")[0] in roots]

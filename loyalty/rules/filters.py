@@ -1,7 +1,6 @@
 """Filters: a condition over a member as a filter of MongoDB, for segments. It finds whom the closure accepts.
 
-Documents are those of `members`; who asks for tiers or segments joins `tier` (a text) and `segments` (an array of
-texts) to them first. Time does not stand still: what depends on today is asked for an instant.
+Documents are those of `members`. Time does not stand still: what depends on today is asked for an instant.
 """
 
 from __future__ import annotations
@@ -32,7 +31,6 @@ _LAST: Final = date(YEARS.stop - 1, 12, 31).toordinal() + 1
 
 _STORED: Final[dict[str, str]] = {
     "member.status": "status",
-    "member.tier": "tier",
     "member.language": "profile.language",
     "member.birthday": "profile.birthday",
 }
@@ -68,8 +66,6 @@ def _comparison(condition: Comparison | Exists, calendar: Calendar, today: date)
     operand = read_operand(found.kind, op, condition.value) if isinstance(condition, Comparison) else None
     if name.startswith(_ATTRIBUTES):
         return _over_attribute(name.removeprefix(_ATTRIBUTES), op, operand)
-    if name == "member.segments":
-        return _over_segments(op, operand)
     if name in ("member.joined_on", "member.days_since_joined"):
         return _over_enrolment(name, op, operand, calendar, today)
     if name == "member.is_birthday":
@@ -113,14 +109,6 @@ def _over_attribute(name: str, op: Operator, operand: Any) -> Document:
         return _NEVER
     wanted = {} if op == "exists" else _over_text(op, operand)
     return {f"profile.attributes.{name}": wanted | _SCALAR}
-
-
-def _over_segments(op: Operator, operand: Any) -> Document:
-    if op == "contains":
-        return {"segments": operand}
-    if op == "exists":
-        return {"segments.0": {"$exists": True}}
-    return {"segments": {"$in" if op == "in" else "$nin": operand}}
 
 
 def _over_flag(op: Operator, operand: Any, pattern: str) -> Document:

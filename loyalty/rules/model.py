@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from loyalty.infra.http.model import Body, Timestamp
 from loyalty.infra.problems import Problem
 from loyalty.programs.policies import EventType, LotExpiryPolicy, PaymentMethod, PendingPolicy, WalletName
-from loyalty.rules.expressions import When, Where
+from loyalty.rules.expressions import OfMember, When, Where
 
 RuleId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Amount = Annotated[str, StringConstraints(pattern=r"^\d{1,15}(\.\d{1,6})?$")]
@@ -176,11 +176,24 @@ class Campaign(Body):
     )
 
 
+class Segment(Body):
+    """Members who have something in common. Conditions ask for them: `member.segments contains "newcomers"`."""
+
+    id: RuleId = Field(description="Names the segment; unique in the version.", examples=["newcomers"])
+    name: Name | None = _optional(None, "What people call it.")
+    when: OfMember = Field(
+        description="The condition that its members fulfil, at any moment: a tree, or its text. It looks at what is "
+        "known of a person, not at points.",
+        examples=["member.days_since_joined < 30"],
+    )
+
+
 class RuleSet(Body):
     """The rules of one version. Each one that applies adds its points."""
 
     rules: list[Rule] = Field(min_length=1, max_length=MOST_RULES, description="The rules; their order means nothing.")
     campaigns: list[Campaign] = _optional([], "The campaigns that rules are part of.", max_length=100)
+    segments: list[Segment] = _optional([], "The segments that conditions ask for.", max_length=100)
     stacking: Literal["multiply", "add", "best"] = _optional(
         "multiply",
         "How several multipliers of a rule, that of the tier included, act together: one after the other, by the sum "

@@ -15,7 +15,17 @@ from loyalty.infra.problems import NotFound, ValidationFailed
 from loyalty.programs import service as programs
 from loyalty.rules import budgets, checks, diff, drafts, service
 from loyalty.rules.drafts import Draft
-from loyalty.rules.model import ApprovalRequired, Campaign, DraftOutdated, Note, OwnDraft, Proposal, Rule, RuleSet
+from loyalty.rules.model import (
+    ApprovalRequired,
+    Campaign,
+    DraftOutdated,
+    Note,
+    OwnDraft,
+    Proposal,
+    Rule,
+    RuleSet,
+    Segment,
+)
 from loyalty.rules.service import Version
 
 api = Api("rules", "Rules", "What earns points. Published as numbered versions that never change.")
@@ -56,6 +66,7 @@ class _RulesOut(Out):
 
     rules: list[Rule] = Field(description="The rules.")
     campaigns: list[Campaign] = _where_told([], "The campaigns that rules are part of.")
+    segments: list[Segment] = _where_told([], "The segments that conditions ask for.")
     stacking: Literal["multiply", "add", "best"] | None = _where_told(
         None, "How several multipliers of a rule act together, where it is not `multiply`."
     )
@@ -173,14 +184,14 @@ class FieldChange(Out):
 
 
 class MemberChange(Out):
-    """A rule or a campaign that differs."""
+    """A rule, a campaign or a segment that differs."""
 
     id: str = Field(description="Its id.", examples=["base"])
     fields: list[FieldChange] = Field(description="Its fields that differ.")
 
 
 class ListChange(Out):
-    """What became of rules or of campaigns. Conditions are shown as texts."""
+    """What became of rules, campaigns or segments. Conditions are shown as texts."""
 
     added: list[dict[str, Any]] = Field(description="Those that are new.")
     removed: list[dict[str, Any]] = Field(description="Those that are gone.")
@@ -192,6 +203,7 @@ class RuleDiffOut(Out):
 
     rules: ListChange = Field(description="The rules, by their ids.")
     campaigns: ListChange = Field(description="The campaigns, by their ids.")
+    segments: ListChange = Field(description="The segments, by their ids.")
     settings: list[FieldChange] = Field(description="How multipliers stack, and which rules of groups give.")
 
 
@@ -481,6 +493,7 @@ def _rules(rule_set: RuleSet) -> dict[str, Any]:
     return {
         "rules": rule_set.rules,
         "campaigns": rule_set.campaigns,
+        "segments": rule_set.segments,
         "stacking": None if rule_set.stacking == "multiply" else rule_set.stacking,
         "groups": dict(rule_set.groups),
         "texts": checks.texts(rule_set),
@@ -492,6 +505,7 @@ def _difference(before: RuleSet, after: RuleSet) -> RuleDiffOut:
     return RuleDiffOut(
         rules=_list_change(difference.rules),
         campaigns=_list_change(difference.campaigns),
+        segments=_list_change(difference.segments),
         settings=[_field_change(change) for change in difference.settings],
     )
 

@@ -26,7 +26,7 @@ from tests.model.naive import (
     midnight,
     months_later,
 )
-from tests.model.naive_rules import Counters, Given, Json, award, minor, spread
+from tests.model.naive_rules import Counters, Given, Json, Person, award, minor, spread
 
 NEVER: Json = {"type": "never"}
 BEFORE_ALL = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -99,6 +99,7 @@ class Standing:
     drop_at: datetime | None = None
     counted: list[tuple[date, int]] = field(default_factory=list)
     falls: list[tuple[datetime, int, int]] = field(default_factory=list)
+    seen: int | None = None  # of a balance, at the last look: it is reviewed when it changes
 
 
 class World:
@@ -202,11 +203,13 @@ class World:
         standing = self.standing
         day = local_day(self.zone, instant)
         balance = scheme["basis"]["type"] == "balance"
-        review = balance
+        value = self.value(instant)
+        review = balance and value != standing.seen
+        standing.seen = value
         if by_time and midnight(self.zone, day) == instant:
             ending = scheme["window"]["type"] in ("calendar", "anniversary")
             review = balance or not ending or self.window(day)[0] == day
-        best = self.level_for(self.value(instant))
+        best = self.level_for(value)
         if best > standing.rank:
             standing.falls.append((instant, standing.rank, best))
             standing.rank, standing.drop_at = best, None
@@ -264,9 +267,9 @@ class World:
             level = self.program["tiers"]["levels"][self.standing.rank]
             tier, multiplier = level["id"], level["multiplier_milli"]
         paid = self.pay(event, now)
-        given = award(
-            self.program["rules"], self.policies, self.zone, event, occurred_at, self.counters, (tier, multiplier)
-        )
+        rules = self.program["rules"]
+        person = Person(tier, multiplier, self.joined_on, rules.get("segments", []))
+        given = award(rules, self.policies, self.zone, event, occurred_at, self.counters, person)
         awards = [self.credit(one, occurred_at, now) for one in self.fitting(given)]
         self.count_event(event, occurred_at, given)
         earned: dict[str, int] = {}

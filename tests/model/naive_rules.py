@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from tests.model.naive import first_of, local_day
@@ -29,11 +29,20 @@ def minor(amount: str | None) -> int | None:
 # Conditions
 
 
-def holds(condition: Json | None, event: Json, at: datetime, zone: str, count: Count, tier: str | None) -> bool:
+class Person(NamedTuple):
+    """The member before the event: the tier, what it multiplies by in thousandths, the day of joining."""
+
+    tier: str | None
+    multiplier_milli: int
+    joined_on: date
+    segments: list[Json]
+
+
+def holds(condition: Json | None, event: Json, at: datetime, zone: str, count: Count, person: Person) -> bool:
     """Whether the condition holds for the event that happened at `at`."""
 
     def below(other: Json) -> bool:
-        return holds(other, event, at, zone, count, tier)
+        return holds(other, event, at, zone, count, person)
 
     if condition is None:
         return True
@@ -51,12 +60,14 @@ def holds(condition: Json | None, event: Json, at: datetime, zone: str, count: C
     if name.startswith("counters."):
         value: Any = count(name.removeprefix("counters."))
         money = name.startswith("counters.spend.")
+    elif name == "member.segments":
+        value, money = [one["id"] for one in person.segments if below(one["when"])], False
     else:
-        value, money = event_value(name, event, at, zone, tier)
+        value, money = event_value(name, event, at, zone, person)
     return compare(value, condition["op"], condition.get("value"), money)
 
 
-def event_value(name: str, event: Json, at: datetime, zone: str, tier: str | None) -> tuple[Any, bool]:
+def event_value(name: str, event: Json, at: datetime, zone: str, person: Person) -> tuple[Any, bool]:
     """What the event, the member or the clock says, and whether it is money."""
     day = local_day(zone, at)
     items = event.get("items", [])
@@ -73,7 +84,8 @@ def event_value(name: str, event: Json, at: datetime, zone: str, tier: str | Non
         "time.year": day.year,
         "time.date": day.isoformat(),
         "time.time": at.astimezone(ZoneInfo(zone)).strftime("%H:%M"),
-        "member.tier": tier,
+        "member.tier": person.tier,
+        "member.days_since_joined": (day - person.joined_on).days,
     }
     return values[name], False
 
@@ -143,6 +155,7 @@ def compare(value: Any, op: str, operand: Any, money: bool) -> bool:
             ">=": lambda: value >= operand,
             "in": lambda: value in operand,
             "not_in": lambda: value not in operand,
+            "contains": lambda: operand in value,
         }[op]()
     )
 
@@ -189,9 +202,9 @@ class Counters:
 
 
 def award(
-    rules: Json, policies: Json, zone: str, event: Json, at: datetime, counters: Counters, tier: tuple[str | None, int]
+    rules: Json, policies: Json, zone: str, event: Json, at: datetime, counters: Counters, person: Person
 ) -> list[Given]:
-    """What the rules give for the event; the caps count it. `tier` is its name and its multiplier in thousandths."""
+    """What the rules give for the event; the caps count it."""
 
     def count(name: str) -> int | None:
         what, unit = name.rsplit(".", 1)
@@ -208,9 +221,9 @@ def award(
         campaign = campaigns.get(rule.get("campaign", ""))
         if events is not None and event["type"] not in events:
             continue
-        if not in_time(rule) or not holds(rule.get("when"), event, at, zone, count, tier[0]):
+        if not in_time(rule) or not holds(rule.get("when"), event, at, zone, count, person):
             continue
-        if campaign and not (in_time(campaign) and holds(campaign.get("when"), event, at, zone, count, tier[0])):
+        if campaign and not (in_time(campaign) and holds(campaign.get("when"), event, at, zone, count, person)):
             continue
         is_first = rules.get("groups", {}).get(rule.get("group", "")) == "first"
         if is_first and any(rule["group"] == other.get("group") for other, _, _ in applying):
@@ -226,7 +239,7 @@ def award(
     candidates = []
     for rule, basis, weights in applying:
         if rule["type"] not in ("multiplier", "benefit"):
-            points, weights = value(rule, basis, weights, multipliers, rules, policies, event, tier[1])
+            points, weights = value(rule, basis, weights, multipliers, rules, policies, event, person.multiplier_milli)
             candidates.append({**rule, "worth": points, "weights": weights})
     candidates = [one for one in candidates if one is best_of(one, candidates, lambda rule: rule["worth"])]
     given: list[Given] = []

@@ -93,6 +93,7 @@ plain_conditions = st.one_of(
     st.just({"field": "time.month", "op": "=", "value": 3}),
     st.just({"field": "order.quantity", "op": ">", "value": 2}),
     st.just({"field": "member.tier", "op": "!=", "value": "base"}),
+    st.just({"field": "member.segments", "op": "contains", "value": "newcomers"}),
     st.builds(
         lambda name, unit, op, value: {"field": f"counters.{name}.{unit}", "op": op, "value": value},
         st.sampled_from(["purchases", "visits", "points.points"]),
@@ -215,7 +216,8 @@ def _numbered(rules: list[Json], campaign: Json, first_wins: bool, rest: Json) -
             del rule["starts_at"]
     first = {name: "first" for name in sorted({rule.get("group", "") for rule in named}) if name.startswith("h")}
     groups = {"groups": first} if first and first_wins else {}
-    return {"rules": named, "campaigns": [campaign], **groups, **rest}
+    newcomers = {"id": "newcomers", "when": {"field": "member.days_since_joined", "op": "<", "value": 2}}
+    return {"rules": named, "campaigns": [campaign], "segments": [newcomers], **groups, **rest}
 
 
 plain_rule = st.builds(

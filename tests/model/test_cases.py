@@ -16,6 +16,7 @@ from loyalty.ledger.entry import Draft
 from loyalty.ledger.state import InsufficientPoints, LedgerDefect, Posting, State, fold
 from tests.model.chain import Chain, check
 from tests.model.engine_side import Engine
+from tests.model.naive_member import Member
 
 NOW = datetime(2027, 3, 1, 12, tzinfo=timezone.utc)
 SOURCES = Path(loyalty.__file__).parent
@@ -215,3 +216,38 @@ def test_a_tier_of_a_balance_falls_when_the_idle_wallet_lapses() -> None:
     later = NOW + timedelta(days=10)
     assert (available(engine, later), engine.standing(later).level) == (0, "base")
     assert engine.standing(later).since == datetime(2027, 3, 2, 23, tzinfo=timezone.utc)
+
+
+def test_a_balance_that_changed_once_costs_one_level_and_the_next_one_at_midnight() -> None:
+    """Case 3.14: an entry that leaves the balance as it is, even in the instant of the change, is no review."""
+    levels = [
+        {"id": level, "threshold": least, "multiplier_milli": 1000}
+        for level, least in (("base", 0), ("silver", 1), ("gold", 2))
+    ]
+    tiers = {
+        "basis": {"type": "balance", "wallet": "points"},
+        "window": {"type": "lifetime"},
+        "levels": levels,
+        "downgrade": {"to": "one_level", "grace_days": 0},
+    }
+    program = {**PLAIN, "tiers": tiers}
+    engine, naive = Engine(program, NOW), Member(program, NOW.date())
+    end = NOW + timedelta(hours=3)
+
+    def give(wallet: str, now: datetime, expires_at: datetime | None) -> None:
+        engine.adjust(wallet, 2, now, expires_at)
+        naive.do("adjust", wallet, 2, now, expires_at)
+
+    def level(now: datetime) -> str:
+        naive.do("wait", now)
+        assert engine.standing(now).level == levels[naive.world.standing.rank]["id"]
+        return engine.standing(now).level
+
+    give("points", NOW, end)
+    assert level(NOW) == "gold"
+    assert level(end) == "silver"
+    give("status", end, None)
+    assert level(end) == "silver"
+    midnight = datetime(2027, 3, 1, 23, tzinfo=timezone.utc)
+    assert level(midnight - timedelta(milliseconds=1)) == "silver"
+    assert level(midnight) == "base"

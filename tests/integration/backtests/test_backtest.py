@@ -17,7 +17,7 @@ from loyalty.backtests.running import parts_of
 from loyalty.events import service as events
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
-from loyalty.infra.problems import Problem
+from loyalty.infra.problems import Problem, ValidationFailed
 from loyalty.jobs.settlement import settlements
 from loyalty.ledger.projection import rebuild
 from loyalty.migrations import migrate
@@ -41,6 +41,7 @@ RULES: Json = {
     ]
 }
 OTHER: Json = {"rules": [{"type": "points_per_spend", "id": "base", "points": 3, "per": "2.00"}]}
+IN_ROME = 'member.segments contains "romans"'
 POLICIES: Json = {
     "wallets": {
         "points": {
@@ -221,6 +222,27 @@ def test_a_part_of_the_history_begins_with_what_was_there(shop: Mongo, span: tup
     assert 0 < result["events"] < 290
     assert {line["points"]["difference"] for line in result["rules"]} == {0}
     assert differences(result["wallets"]["points"]["issued"]) == {0}
+
+
+def test_segments_of_the_draft_are_asked_for_and_told_apart(shop: Mongo) -> None:
+    rules = {
+        "rules": [*OTHER["rules"], {"type": "multiplier", "id": "m", "factor": "2", "when": IN_ROME}],
+        "segments": [{"id": "romans", "when": 'member.attributes.city = "Rome"'}],
+    }
+    result = backtest(shop, rules=rules, segments=["segments.romans", "attributes.city"])
+    plain = backtest(shop, rules=OTHER, segments=["attributes.city"])
+
+    def drafts(of: Json, segment: str) -> Json:
+        lines = [line for line in of["segments"] if line["segment"] == segment and line["wallet"] == "points"]
+        return {line["value"]: line["points"]["draft"] for line in lines}
+
+    told, before = drafts(result, "attributes.city"), drafts(plain, "attributes.city")
+    assert drafts(result, "segments.romans") == {"in": told["Rome"], "out": told["Oslo"]}
+    assert told["Oslo"] == before["Oslo"]
+    assert told["Rome"] > 1.9 * before["Rome"]
+    with pytest.raises(ValidationFailed) as refusal:
+        backtest(shop, rules=rules, segments=["segments.roman"])
+    assert 'Perhaps you mean "segments.romans"' in str(refusal.value.extra["errors"])
 
 
 def test_other_rules_give_what_they_say(shop: Mongo) -> None:

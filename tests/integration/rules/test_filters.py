@@ -52,8 +52,6 @@ MEMBERS = merged(
     st.fixed_dictionaries(
         {"status": st.sampled_from(STATUSES), "created_at": st.sampled_from(INSTANTS), "profile": PROFILES}
     ),
-    optional("tier", st.sampled_from(TEXTS)),
-    st.just({}) | st.lists(st.sampled_from(TEXTS), max_size=3, unique=True).map(lambda names: {"segments": names}),
 )
 
 
@@ -63,8 +61,6 @@ def facts_of(document: Document, now: datetime) -> Facts:
         status=document["status"],
         created_at=document["created_at"],
         calendar=BERLIN,
-        tier=document.get("tier"),
-        segments=document.get("segments", ()),
     )
     return Facts("visit", "test", now, BERLIN, member)
 
@@ -101,6 +97,8 @@ def test_a_filter_finds_whom_the_closure_accepts(
         {"lines": "any", "where": {"field": "category", "op": "exists"}},
         {"recurs": "FREQ=DAILY", "from": "2026-01-01"},
         {"field": "event.amount", "op": "exists"},
+        {"field": "member.tier", "op": "=", "value": "gold"},
+        {"field": "member.segments", "op": "contains", "value": "regulars"},
     ],
 )
 def test_what_is_not_about_a_member_is_refused(tree: dict[str, Any]) -> None:

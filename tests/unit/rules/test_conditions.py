@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -24,6 +25,7 @@ from loyalty.rules.conditions import (
     MOST_NODES,
     MOST_RECURRENCES,
     Condition,
+    Known,
     check,
     compile_condition,
     compile_line_condition,
@@ -82,6 +84,7 @@ LINES = st.builds(
     SOME_AMOUNT,
     ENTRIES,
 )
+KNOWN = Known("EUR", ["points", "stamps"], ["vip"])
 INSTANTS = st.sampled_from(
     [datetime(day.year, day.month, day.day, tzinfo=timezone.utc) for day in DAYS]
 ) | st.datetimes(datetime(2024, 2, 28), datetime(2026, 1, 2), timezones=st.just(timezone.utc))
@@ -101,9 +104,9 @@ FACTS = st.builds(
         st.none() | st.sampled_from(DAYS),
         st.none() | st.sampled_from(DAYS),
         SOME_TEXT,
-        st.frozensets(st.sampled_from(TEXTS), max_size=3),
         ENTRIES,
     ),
+    segmentation=st.dictionaries(st.sampled_from(TEXTS), st.sampled_from([lambda facts: True, lambda facts: False])),
     store=SOME_TEXT,
     amount=SOME_AMOUNT,
     tax=SOME_AMOUNT,
@@ -152,7 +155,7 @@ def view(facts: Facts) -> dict[str, Any]:
         "member.joined_on": joined and joined.isoformat(),
         "member.birthday": born and born.isoformat(),
         "member.language": member.language,
-        "member.segments": member.segments,
+        "member.segments": {name for name, holds in facts.segmentation.items() if holds(facts)},
         "member.days_since_joined": None if joined is None else (shown.date() - joined).days,
         "member.is_birthday": born and (shown.month, shown.day) == kept,
         "member.is_birth_month": born and shown.month == born.month,
@@ -357,7 +360,7 @@ def test_birthdays_of_leap_days() -> None:
 
 def test_a_condition_over_one_line() -> None:
     tree = {"field": "line.unit_amount", "op": "=", "value": "3.33"}
-    assert check(condition(tree), "line", currency="EUR") == []
+    assert check(condition(tree), "line", KNOWN) == []
     assert compile_line_condition(condition(tree), "EUR")(Line("a", 1000, 3))
 
 
@@ -372,6 +375,18 @@ def test_counters_that_a_condition_looks_at() -> None:
     assert counters_of(condition(tree)) == {"purchases.month", "points.stamps.ever"}
 
 
+def test_a_segment_is_a_condition_of_its_own() -> None:
+    tree = {"field": "member.segments", "op": "contains", "value": "newcomers"}
+    new = {"field": "member.days_since_joined", "op": "<", "value": 30}
+    segments = {"newcomers": compile_condition(condition(new), BERLIN, "EUR")}
+    holds = compile_condition(condition(tree), BERLIN, "EUR")
+    for joined, expected in ((date(2025, 2, 1), True), (date(2025, 1, 30), False), (None, False)):
+        member = MemberFacts(joined_on=joined)
+        facts = Facts("visit", "test", datetime(2025, 3, 1, 12, tzinfo=timezone.utc), BERLIN, member)
+        assert holds(replace(facts, segmentation=segments)) is expected
+        assert holds(facts) is False
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -383,6 +398,9 @@ def test_counters_that_a_condition_looks_at() -> None:
         ({"field": "line.sku", "op": "exists"}, "/field", "unknown_field", "over an event"),
         ({"field": "counters.points.Stamps.day", "op": "exists"}, "/field", "unknown_field", "no field"),
         ({"field": "event.metadata.", "op": "exists"}, "/field", "unknown_field", "no field"),
+        ({"field": "counters.points.stamp.day", "op": "exists"}, "/field", "unknown_wallet", '"stamps"'),
+        ({"field": "member.segments", "op": "contains", "value": "vips"}, "/value", "unknown_segment", '"vip"'),
+        ({"field": "member.segments", "op": "in", "value": ["vip", "vpi"]}, "/value/1", "unknown_segment", '"vip"'),
         ({"field": "event.amount", "op": ">", "value": 50}, "/value", "wrong_type", "50.00"),
         ({"field": "event.amount", "op": ">", "value": "1.005"}, "/value", "wrong_type", "2 decimals"),
         ({"field": "event.amount", "op": "in", "value": ["1", 2]}, "/value/1", "wrong_type", "50.00"),
@@ -411,7 +429,7 @@ def test_counters_that_a_condition_looks_at() -> None:
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_its_place(tree: Tree, pointer: str, code: str, detail: str) -> None:
-    (found,) = check(condition({"all": [tree, {"field": "event.store", "op": "exists"}]}), currency="EUR")
+    (found,) = check(condition({"all": [tree, {"field": "event.store", "op": "exists"}]}), "event", KNOWN)
     assert (found["pointer"], found["code"]) == ("/all/0" + pointer, code)
     assert detail in found["detail"]
 

@@ -1,0 +1,1 @@
+"""Segments: who is in those that the rules ask for."""
