@@ -28,6 +28,7 @@ UNITS = {
     "mongodb/templates/mongod.service.j2": "mongod.service",
 }
 DROP_INS = {
+    "mongodb/templates/peers.conf.j2": "mongod.service",
     "nginx/templates/sandbox.conf.j2": "nginx.service",
     "redis/templates/redis.dropin.j2": "redis-server.service",
 }

@@ -56,12 +56,14 @@ def derive(
     *,
     virtual_address: str = "",
     storage_shared: bool = False,
+    even_members: bool = False,
 ) -> dict[str, Any]:
     """The topology of `hosts` in `groups`.
 
     A host is {"address", "ssh_port"} and, for members of the replica set, "mongodb_priority", "mongodb_hidden" and
     "mongodb_arbiter"; for backup hosts "backup_device". A port may be a range ("49152-49161"). `virtual_address` is
-    the floating address of the balancers; `storage_shared` says that every host of `storage` mounts the same share.
+    the floating address of the balancers; `storage_shared` says that every host of `storage` mounts the same share;
+    `even_members` lets the replica set have two or four members, as it has on the way to one more or one less.
 
     Returns hosts, edges, what each service must know of its peers, and `problems`: what cannot work, each with the
     reason and the way out.
@@ -84,7 +86,7 @@ def derive(
         if not offered:
             problems.append(f"Host '{name}' is in no group. Name its part in the inventory, or take it out.")
     problems += _refused_layouts(groups, storage_shared)
-    problems += _refused_replica_sets(hosts, groups)
+    problems += _refused_replica_sets(hosts, groups, even_members)
     problems += _refused_balancers(groups, virtual_address)
     problems += _refused_backups(hosts, groups)
     gluster = _storage_mode(groups, storage_shared) == "gluster"
@@ -172,15 +174,17 @@ def _storage_mode(groups: Mapping[str, list[str]], shared: bool) -> str:
     return "local" if at_hand and (shared or len(servers) == 1) else "gluster"
 
 
-def _refused_replica_sets(hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
+def _refused_replica_sets(
+    hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], even_members: bool
+) -> list[str]:
     """Replica sets that could not elect a primary, or whose primary could not commit, when one member fails."""
     problems = []
     members = groups.get("mongodb", [])
-    if members and len(members) % 2 == 0:
+    if members and len(members) % 2 == 0 and not even_members:
         problems.append(
             f"{len(members)} members in 'mongodb' cannot elect a primary when one fails: a majority of "
             f"{len(members)} is {len(members) // 2 + 1}. Use 1 or 3 members; the third may be on a host of the "
-            "application, with mongodb_priority: 0."
+            "application, with mongodb_priority: 0. On the way, ./appliance replica add and remove take any number."
         )
     if len(members) > 7:
         problems.append(f"{len(members)} members in 'mongodb': a replica set has at most 7 votes. Use 3, 5 or 7.")
@@ -353,7 +357,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """`derive_topology: {ports, admin_networks, ...}` returns the result of `derive` as `topology`."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"ports", "admin_networks", "virtual_address", "storage_shared"})
+    _VALID_ARGS = frozenset({"ports", "admin_networks", "virtual_address", "storage_shared", "even_members"})
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -373,6 +377,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             list(args["admin_networks"]),
             virtual_address=str(args["virtual_address"]),
             storage_shared=bool(args["storage_shared"]),
+            even_members=bool(args["even_members"]),
         )
         result["changed"] = False
         return result
