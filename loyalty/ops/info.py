@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from loyalty.ops.ansible import inventories
 from loyalty.ops.errors import Failure
-from loyalty.ops.site import CHECKOUT, Site
+from loyalty.ops.inventory import Inventory
+from loyalty.ops.site import Site
 
 
 @dataclass(frozen=True)
@@ -59,24 +58,12 @@ def access(site: str) -> Access:
 
 def site_variables(site: str) -> dict[str, Any]:
     """Return the variables, templated, that Ansible has for the host which faces the clients of the site."""
-    os.environ["ANSIBLE_CONFIG"] = str(CHECKOUT / "ansible.cfg")
-    # Imported late: it takes longer than everything else together.
-    from ansible.inventory.manager import InventoryManager  # type: ignore[import-untyped]
-    from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
-    from ansible.template import Templar  # type: ignore[import-untyped]
-    from ansible.vars.manager import VariableManager  # type: ignore[import-untyped]
-
-    loader = DataLoader()
-    inventory = InventoryManager(loader=loader, sources=[str(CHECKOUT / path) for path in inventories(site)])
-    manager = VariableManager(loader=loader, inventory=inventory)
-    faces = inventory.get_hosts("nginx")
+    inventory = Inventory(site)
+    faces = inventory.groups().get("nginx")
     if not faces:
         raise Failure(f"The inventory of {site} has no host in the group nginx.", "Add one: it is what clients reach.")
-    variables: dict[str, Any] = manager.get_vars(host=faces[0])
-    templar = Templar(loader=loader, variables=variables)
-    wanted = ("site_name", "site_domain", "site_directory", "site_virtual_address")
-    found = {name: templar.template(variables[name]) for name in wanted if name in variables}
-    return found | {"ansible_host": variables.get("ansible_host", faces[0].name), "host": faces[0].name}
+    wanted = ("site_name", "site_domain", "site_directory", "site_virtual_address", "ansible_host")
+    return {"ansible_host": faces[0], "host": faces[0], **inventory.values(faces[0], wanted)}
 
 
 def read_vault(vault: Path) -> dict[str, str]:

@@ -57,13 +57,15 @@ def derive(
     virtual_address: str = "",
     storage_shared: bool = False,
     even_members: bool = False,
+    hosts_may_be_away: bool = False,
 ) -> dict[str, Any]:
     """The topology of `hosts` in `groups`.
 
     A host is {"address", "ssh_port"} and, for members of the replica set, "mongodb_priority", "mongodb_hidden" and
     "mongodb_arbiter"; for backup hosts "backup_device". A port may be a range ("49152-49161"). `virtual_address` is
     the floating address of the balancers; `storage_shared` says that every host of `storage` mounts the same share;
-    `even_members` lets the replica set have two or four members, as it has on the way to one more or one less.
+    `even_members` lets the replica set have two or four members, as it has on the way to one more or one less. With
+    `hosts_may_be_away` an address that nobody knows is no problem: whoever only looks needs none.
 
     Returns hosts, edges, what each service must know of its peers, and `problems`: what cannot work, each with the
     reason and the way out.
@@ -100,12 +102,12 @@ def derive(
                 "dashes in the inventory, and put the address in ansible_host."
             )
         address = str(facts.get("address") or "")
-        if not address:
+        if not address and not hosts_may_be_away:
             problems.append(
                 f"The address of '{name}' is unknown: it was not asked, or has no default route. "
                 f"Set topology_host_address for it in the inventory, or run without --limit."
             )
-        elif several and ipaddress.ip_address(address).is_loopback:
+        elif address and several and ipaddress.ip_address(address).is_loopback:
             problems.append(
                 f"Other hosts would reach '{name}' at {address}, which is themselves. "
                 f"Set ansible_host (or topology_host_address) of '{name}' to its address in your network."
@@ -357,7 +359,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     """`derive_topology: {ports, admin_networks, ...}` returns the result of `derive` as `topology`."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"ports", "admin_networks", "virtual_address", "storage_shared", "even_members"})
+    _VALID_ARGS = frozenset(
+        {"ports", "admin_networks", "virtual_address", "storage_shared", "even_members", "hosts_may_be_away"}
+    )
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -378,6 +382,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             virtual_address=str(args["virtual_address"]),
             storage_shared=bool(args["storage_shared"]),
             even_members=bool(args["even_members"]),
+            hosts_may_be_away=bool(args["hosts_may_be_away"]),
         )
         result["changed"] = False
         return result
