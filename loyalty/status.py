@@ -10,12 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pymongo
 from pymongo.errors import PyMongoError
 
 from loyalty import __version__
 from loyalty.config import Settings
 from loyalty.infra.mongo import Mongo
 from loyalty.infra.redis import RedisLink
+from loyalty.jobs.lease import holder
 from loyalty.jobs.service import list_jobs
 from loyalty.ledger.entry import SEQUENCE_BITS
 from loyalty.ledger.movements import due
@@ -24,6 +26,8 @@ from loyalty.proofs import service as proofs
 from loyalty.proofs.model import violation_json
 
 _BATCH = 1000
+_PATIENCE_SECONDS = 4
+"""Whoever asks how it is wants to know soon that the database is away."""
 
 
 def gather(settings: Settings, db: Mongo, *, now: datetime) -> dict[str, Any]:
@@ -37,13 +41,16 @@ def gather(settings: Settings, db: Mongo, *, now: datetime) -> dict[str, Any]:
         "storage": _storage(settings.storage_path),
     }
     try:
+        with pymongo.timeout(_PATIENCE_SECONDS):
+            mongodb = _mongodb(db)
         status |= {
-            "mongodb": _mongodb(db),
+            "mongodb": mongodb,
             "members": db.members.estimated_document_count(),
             "entries": db.ledger.estimated_document_count(),
             "points_available": points_available(db, now=now),
             "last_seal": _last_seal(db),
             "violations": [violation_json(found) for found in proofs.open_violations(db)],
+            "lease": {"holder": holder(db, "jobs")},
             "jobs": [asdict(job) for job in list_jobs(db, now=now)],
         }
     except PyMongoError as error:

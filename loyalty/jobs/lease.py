@@ -111,6 +111,12 @@ class Lease:
             )
 
 
+def holder(db: Mongo, name: str) -> str | None:
+    """Who holds the lease at this moment, by the database's clock, as "node:process:random"; None when nobody does."""
+    found = db.leases.aggregate([{"$match": {"_id": name, "$expr": {"$gt": ["$until", "$$NOW"]}}}])
+    return next((document["holder"] for document in found), None)
+
+
 @dataclass(frozen=True)
 class Turn:
     """The right to work during one term of the lease."""

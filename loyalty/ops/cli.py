@@ -5,8 +5,9 @@ from __future__ import annotations
 import json as json_module
 import os
 import shlex
-import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -43,6 +44,8 @@ def cli() -> None:
       ./appliance plan --site NAME             what would change
       ./appliance apply --site NAME            change it
       ./appliance deploy --site NAME           a new release of the application, nothing else
+      ./appliance status --site NAME           how it is, on one screen; `doctor` looks deeper
+      ./appliance graph --site NAME            who talks to whom
     \b
     Work on it:
       ./appliance dev                          the application alone, as an ordinary user
@@ -129,12 +132,49 @@ def info(site: str, as_json: bool, field: str | None) -> None:
 @_json_option
 @_verbose_option
 def status(site: str, as_json: bool, verbose: bool) -> None:
-    """Show the state of hosts and services; exit code 1 if something is wrong."""
+    """Show the state of a site on one screen, in seconds, also when hosts are away.
+
+    Exit code 0: all is well (there may be notices). 1: there are problems; each is shown with what to do about it.
+    2: the site could not be looked at.
+    """
+    show_site("status", site, as_json=as_json, verbose=verbose)
+
+
+@cli.command()
+@site_option
+@_json_option
+@_verbose_option
+def doctor(site: str, as_json: bool, verbose: bool) -> None:
+    """Look deeper than `status`: connections between hosts, open ports, stale services, open secrets, forecasts.
+
+    Exit codes as `status`. Changes nothing.
+    """
+    show_site("doctor", site, as_json=as_json, verbose=verbose)
+
+
+@cli.command()
+@site_option
+@_json_option
+@click.option("--svg", type=click.Path(dir_okay=False, writable=True), help="Write the picture to this file.")
+def graph(site: str, as_json: bool, svg: str | None) -> None:
+    """Draw who talks to whom, from the inventory alone; the firewall is made from the same.
+
+    \b
+    ./appliance graph --site ha
+    ./appliance graph --site shop --svg shop.svg
+    """
+    from loyalty.ops import graph as drawing
+    from loyalty.ops.topology import topology
+
+    found = topology(site)
+    if svg:
+        Path(svg).write_text(drawing.svg(found), encoding="utf-8")
     if as_json:
-        click.echo(json_module.dumps(application_status(site), indent=2))
-        return
-    with Steps().step(f"Status of {site}") as step:
-        playbook("status", site, step, verbose=verbose, show=True)
+        click.echo(json_module.dumps(asdict(found), indent=2))
+    elif svg:
+        click.echo(f"Written to {svg}.")
+    else:
+        click.echo(drawing.text(found))
 
 
 @cli.command()
@@ -303,35 +343,19 @@ def load_demo(site: str, step: Step) -> None:
         step.note += " (all known before)"
 
 
-def application_status(site: str) -> dict[str, Any]:
-    """Ask the application of a site how it is, over SSH."""
-    from loyalty.ops.ansible import inventories
-    from loyalty.ops.environment import BIN, tool_environment
-    from loyalty.ops.site import CHECKOUT
+def show_site(name: str, site: str, *, as_json: bool, verbose: bool) -> None:
+    """Look at a site with the playbook `name` and show what it saw; 1 when something is wrong."""
+    from loyalty.ops.look import look
 
-    words = [str(BIN / "ansible"), "app[0]"]
-    for inventory in inventories(site):
-        words += ["-i", inventory]
-    words += ["--become", "-m", "ansible.builtin.command", "-a", "/usr/local/sbin/loyalty status --json"]
-    done = subprocess.run(
-        words,
-        cwd=CHECKOUT,
-        env=tool_environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    _, _, answer = done.stdout.partition(">>\n")
-    try:
-        found: dict[str, Any] = json_module.loads(answer[: answer.rindex("}") + 1])
-    except ValueError:
-        raise Failure(
-            f"The application of {site} does not tell its status.",
-            f"./appliance status --site {site}",
-            (done.stdout + done.stderr)[-2000:],
-        ) from None
-    return found
+    with Steps(console=err if as_json else out).step(f"Looking at {site}") as step:
+        seen = look(name, site, step, verbose=verbose)
+    if as_json:
+        click.echo(json_module.dumps(seen, indent=2))
+    else:
+        out.print()
+        out.print(seen["screen"], markup=False)
+    if not seen["ok"]:
+        sys.exit(1)
 
 
 def explain_access(site: str, *, with_history: bool) -> None:

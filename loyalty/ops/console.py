@@ -38,18 +38,19 @@ class Step:
 
     title: str
     note: str = ""
+    console: Console = out
     _status: Status | None = None
     _last: str = ""
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
-        out.print(f"  [dim]{escape(line)}[/dim]")
+        self.console.print(f"  [dim]{escape(line)}[/dim]")
 
     def live(self, line: str) -> None:
         """Show a line that the next one replaces (on a terminal; elsewhere nothing)."""
         if self._status and line != self._last:
             self._last = line
-            self._status.update(f"{escape(self.title)} [dim]{escape(line[: max(20, out.width - 30)])}[/dim]")
+            self._status.update(f"{escape(self.title)} [dim]{escape(line[: max(20, self.console.width - 30)])}[/dim]")
 
     @contextmanager
     def bar(self) -> Iterator[Callable[[int, int], None]]:
@@ -67,7 +68,7 @@ class Step:
             return
         self._status.stop()  # a terminal has room for one moving thing
         columns = (TextColumn("  "), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=out, transient=True) as progress:
+        with Progress(*columns, console=self.console, transient=True) as progress:
             task = progress.add_task("", total=None)
             yield lambda done, total: progress.update(task, completed=done, total=total)
         self._status.start()
@@ -75,19 +76,23 @@ class Step:
 
 @dataclass
 class Steps:
-    """The steps of one command, with a table of durations at the end."""
+    """The steps of one command, with a table of durations at the end.
 
+    Where standard output is for a script, the console is `err`.
+    """
+
+    console: Console = out
     done: list[tuple[str, str, float]] = field(default_factory=list)
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """Announce a step, and say how long it took when it is over, well or badly."""
         started = time.monotonic()
-        step = Step(title)
-        out.print(f"[bold]{escape(title)}[/bold]")
+        step = Step(title, console=self.console)
+        self.console.print(f"[bold]{escape(title)}[/bold]")
         try:
-            if out.is_terminal:
-                with out.status(escape(title)) as status:
+            if self.console.is_terminal:
+                with self.console.status(escape(title)) as status:
                     step._status = status
                     yield step
             else:
@@ -96,11 +101,13 @@ class Steps:
             took = time.monotonic() - started
             end = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
             self.done.append((title, end, took))
-            out.print(f"  [red]{end}[/red] after {duration(took)}")
+            self.console.print(f"  [red]{end}[/red] after {duration(took)}")
             raise
         took = time.monotonic() - started
         self.done.append((title, step.note or "done", took))
-        out.print(f"  [green]done[/green] in {duration(took)}" + (f" · {escape(step.note)}" if step.note else ""))
+        self.console.print(
+            f"  [green]done[/green] in {duration(took)}" + (f" · {escape(step.note)}" if step.note else "")
+        )
 
     def table(self) -> Table:
         """Return the table of all steps and how long each took."""

@@ -108,7 +108,10 @@ def test_every_task_has_a_name_of_its_own(path: Path) -> None:
 
 @pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: str(path.relative_to(PROJECT)))
 def test_no_failure_is_swallowed_wholesale(path: Path) -> None:
-    assert not [task.get("name") for task in tasks(path) if task.get("ignore_errors") or task.get("ignore_unreachable")]
+    assert not [task.get("name") for task in tasks(path) if task.get("ignore_errors")]
+    # Whoever only looks shows a host that is away as a row of its own.
+    looks = path.parent == PROJECT / "roles/verify/tasks" or path == PROJECT / "playbooks/shared/onlooker.yml"
+    assert looks or not [task.get("name") for task in tasks(path) if task.get("ignore_unreachable")]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Look at one host: its units, disks, certificate, release and listening addresses."""
+"""Look at one host in one visit: units, disks, certificates, release, time, Redis; in depth also what rots unseen."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from pwd import getpwuid
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: host_state
-short_description: Report units, disks, certificate, release and listening addresses of this host
+short_description: Report units, disks, certificates, release, time and Redis of this host
 description: Only looks; never changes anything. What does not exist is reported as missing, never as an error.
 options:
   services:
-    description: Services that the topology puts on this host.
+    description: Services that the topology puts on this host; C(sentinel) and C(gluster) where it has them.
     type: list
     elements: str
     required: true
@@ -29,14 +32,20 @@ options:
     description: Where the role app keeps the releases.
     type: path
     required: true
-  storage_path:
-    description: The file store.
-    type: path
+  disks:
+    description: Folders whose file systems must have room.
+    type: list
+    elements: path
     required: true
-  certificate:
-    description: The certificate that visitors see.
-    type: path
-    required: true
+  redis_password:
+    description: Password of Redis' user C(loyalty).
+    type: str
+    default: ""
+  deep:
+    description: >-
+      Whether to look for what rots unseen, too - services older than their files, open secrets, waiting restarts.
+    type: bool
+    default: false
 author: loyalty (@loyalty)
 """
 
@@ -45,44 +54,72 @@ EXAMPLES = r"""
   host_state:
     services: "{{ topology_services }}"
     release_directory: /opt/loyalty
-    storage_path: /mnt/storage
-    certificate: /etc/loyalty/tls/site.crt
+    disks: [/, /mnt/storage]
 """
 
 RETURN = r"""
 state:
-  description: C(units), C(disks), C(certificate), C(release), C(listening), C(versions).
+  description: >-
+    C(units), C(disks), C(certificates), C(release), C(addresses), C(listening), C(versions), C(time), C(redis) and
+    C(deep).
   type: dict
   returned: always
 """
 
+CERTIFICATES = Path("/etc/loyalty/tls")
+SECRETS = ("/etc/loyalty", "/etc/mongodb", "/etc/redis", "/etc/keepalived")
 UNITS = {
-    "nginx": "nginx.service",
-    "scheduler": "loyalty-jobs.service",
-    "mongodb": "mongod.service",
-    "redis": "redis-server.service",
+    "host": ("loyalty-firewall.service", "chrony.service"),
+    "nginx": ("nginx.service",),
+    "scheduler": ("loyalty-jobs.service",),
+    "mongodb": ("mongod.service",),
+    "redis": ("redis-server.service",),
+    "sentinel": ("redis-sentinel.service",),
+    "balancer": ("haproxy.service", "keepalived.service"),
+    "gluster": ("glusterd.service",),
 }
 VERSIONS = {
-    "mongodb": ("--version", r"db version v([\d.]+)"),
-    "redis": ("--version", r"v=([\d.]+)"),
-    "nginx": ("-v", r"nginx/([\d.]+)"),
+    "mongodb": ("mongod.service", "--version", r"db version v([\d.]+)"),
+    "redis": ("redis-server.service", "--version", r"v=([\d.]+)"),
+    "nginx": ("nginx.service", "-v", r"nginx/([\d.]+)"),
+    "balancer": ("haproxy.service", "-v", r"version ([\d.]+)"),
 }
+# What a unit reads at its start or reload, besides its own unit file.
+READS = {
+    "nginx.service": ("/etc/nginx", "/etc/loyalty/tls/site.crt"),
+    "mongod.service": ("/etc/mongodb",),
+    "redis-server.service": ("/etc/redis/loyalty.conf", "/etc/redis/loyalty.acl", "/etc/loyalty/tls/redis.crt"),
+    "haproxy.service": ("/etc/haproxy",),
+    "keepalived.service": ("/etc/keepalived",),
+    "loyalty-jobs.service": ("/etc/loyalty/loyalty.env", "/etc/loyalty/credentials"),
+    "loyalty@blue.service": ("/etc/loyalty/loyalty.env", "/etc/loyalty/credentials"),
+    "loyalty@green.service": ("/etc/loyalty/loyalty.env", "/etc/loyalty/credentials"),
+}
+# File systems settle their times in ticks, and a role writes files and starts the unit in one go.
+TICK_SECONDS = 2.0
 
 
-def said(*command: str) -> str:
+def said(*command: str, env: dict[str, str] | None = None) -> str:
     """What a command prints, both streams; empty when it cannot be run."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=10, env={**os.environ, **(env or {})}
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout + done.stderr
 
 
-def unit_state(unit: str) -> dict[str, Any]:
+def shown(unit: str, *properties: str) -> dict[str, str]:
+    answer = said("systemctl", "show", unit, f"--property={','.join(properties)}")
+    return dict(line.split("=", 1) for line in answer.splitlines() if "=" in line)
+
+
+def unit_state(service: str, unit: str) -> dict[str, Any]:
     """State, start instant and restarts of one unit."""
-    shown = said("systemctl", "show", unit, "--property=ActiveState,SubState,NRestarts,ActiveEnterTimestamp")
-    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    found = shown(unit, "ActiveState", "SubState", "NRestarts", "ActiveEnterTimestamp")
     return {
+        "service": service,
         "unit": unit,
         "state": found.get("ActiveState", "unknown"),
         "sub_state": found.get("SubState", "unknown"),
@@ -92,7 +129,7 @@ def unit_state(unit: str) -> dict[str, Any]:
 
 
 def certificate_state(path: Path) -> dict[str, Any] | None:
-    """When the certificate ends. None when there is none."""
+    """When the certificate ends. None when it is none."""
     match = re.search(r"notAfter=(.+)", said("openssl", "x509", "-noout", "-enddate", "-in", str(path)))
     if match is None:
         return None
@@ -106,19 +143,27 @@ def certificate_state(path: Path) -> dict[str, Any] | None:
 
 def disk_state(path: str) -> dict[str, Any] | None:
     """Size and free space of the file system that holds `path`."""
-    if not os.path.isdir(path):
+    try:
+        usage = shutil.disk_usage(path)
+        flags = os.statvfs(path).f_flag
+    except OSError:
         return None
-    usage = shutil.disk_usage(path)
-    return {"total_bytes": usage.total, "free_bytes": usage.free, "free_percent": round(100 * usage.free / usage.total)}
+    return {
+        "total_bytes": usage.total,
+        "free_bytes": usage.free,
+        "free_percent": round(100 * usage.free / usage.total) if usage.total else 0,
+        "read_only": bool(flags & os.ST_RDONLY),
+        "device": os.stat(path).st_dev,
+    }
 
 
 def release_state(directory: Path) -> dict[str, Any] | None:
     """The active colour and release, without the fingerprint of their settings."""
     try:
         active: dict[str, Any] = json.loads((directory / "active.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (OSError, ValueError):
         return None
-    return {name: active[name] for name in ("colour", "release", "previous")}
+    return {name: active.get(name) for name in ("colour", "release", "previous")}
 
 
 def listening() -> list[str]:
@@ -126,12 +171,146 @@ def listening() -> list[str]:
     return sorted({line.split()[3] for line in said("ss", "-H", "-ltn").splitlines() if len(line.split()) > 3})
 
 
+def addresses() -> list[str]:
+    """All addresses of this host, the floating one among them while it is here."""
+    return re.findall(r"inet6? ([0-9a-f.:]+)", said("ip", "-oneline", "address"))
+
+
 def version_of(service: str) -> str | None:
     """The version of the program that runs, wherever it was installed from."""
-    option, pattern = VERSIONS[service]
-    pid = said("systemctl", "show", UNITS[service], "--property=MainPID", "--value").strip()
-    match = re.search(pattern, said(f"/proc/{pid}/exe", option))
+    unit, option, pattern = VERSIONS[service]
+    match = re.search(pattern, said(f"/proc/{main_process(unit)}/exe", option))
     return match.group(1) if match else None
+
+
+def main_process(unit: str) -> int:
+    return int(shown(unit, "MainPID").get("MainPID") or 0)
+
+
+def time_state() -> dict[str, Any]:
+    """Whether the clock is this machine's own to set, follows a server, and how far off it is."""
+    contained = said("systemd-detect-virt", "--container").strip() not in ("", "none")
+    fields = said("chronyc", "-n", "-c", "tracking").strip().split(",")
+    answered = len(fields) >= 14
+    return {
+        "own": not contained,
+        "synchronised": answered and fields[13] != "Not synchronised",
+        "offset_ms": round(float(fields[4]) * 1000, 3) if answered else None,
+    }
+
+
+def redis_state(password: str) -> dict[str, Any]:
+    """What Redis says of itself as master or replica."""
+    answer = said(
+        "redis-cli", "-s", "/run/redis/redis.sock", "--user", "loyalty", "--no-auth-warning", "INFO", "replication",
+        env={"REDISCLI_AUTH": password},
+    )  # fmt: skip
+    found = dict(line.strip().split(":", 1) for line in answer.splitlines() if ":" in line)
+    if "role" not in found:
+        return {"error": answer.strip().splitlines()[-1] if answer.strip() else "no answer"}
+    return {
+        "role": found["role"],
+        "master": found.get("master_host"),
+        "link": found.get("master_link_status"),
+        "replicas": int(found.get("connected_slaves") or 0),
+        "offset": int(found.get("master_repl_offset") or 0),
+    }
+
+
+def stale(units: list[str]) -> Iterator[dict[str, str]]:
+    """Units that run an older program, or older settings, than lie on the disk."""
+    for unit in units:
+        found = shown(unit, "MainPID", "NeedDaemonReload", "ActiveState", "ControlGroup")
+        pid = int(found.get("MainPID") or 0)
+        if found.get("ActiveState") != "active" or not pid:
+            continue
+        if found.get("NeedDaemonReload") == "yes":
+            yield row(unit, "its unit file", f"systemctl daemon-reload && systemctl restart {unit}")
+        if replaced := replaced_program(pid):
+            yield row(unit, replaced, f"systemctl restart {unit}")
+        started = youngest(found.get("ControlGroup", ""), pid) + TICK_SECONDS
+        for path in newest_first(READS.get(unit, ())):
+            if path.stat().st_mtime > started:
+                yield row(unit, str(path), f"systemctl reload-or-restart {unit}")
+                break
+
+
+def row(unit: str, what: str, remedy: str) -> dict[str, str]:
+    return {"unit": unit, "what": what, "remedy": remedy}
+
+
+def replaced_program(pid: int) -> str:
+    """The program or library that a process still runs although an upgrade has replaced it; empty if none."""
+    try:
+        mapped = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    match = re.search(r"r-xp .* (/(?:usr|opt|lib)/\S+) \(deleted\)", mapped)
+    return match.group(1) if match else ""
+
+
+def youngest(cgroup: str, pid: int) -> float:
+    """When the last process of a unit was started: workers that read settings anew at a reload count."""
+    pids = [pid]
+    for mount in ("/sys/fs/cgroup", "/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"):
+        members = Path(f"{mount}{cgroup}/cgroup.procs")
+        if members.exists():
+            pids += [int(number) for number in members.read_text(encoding="ascii").split()]
+    return max((started for number in pids if (started := process_start(number))), default=0.0)
+
+
+def process_start(pid: int) -> float:
+    """Seconds since 1970 at the start of a process; 0 if it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return time.time() - (time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+
+
+def newest_first(places: tuple[str, ...]) -> list[Path]:
+    files = [
+        file
+        for place in places
+        for file in (sorted(Path(place).rglob("*")) if Path(place).is_dir() else [Path(place)])
+        if file.is_file()
+    ]
+    return sorted(files, key=lambda file: file.stat().st_mtime, reverse=True)
+
+
+def open_secrets() -> Iterator[dict[str, str]]:
+    """Keys, passwords and credentials that more than their owner and group may read, or others may change."""
+    for folder in map(Path, SECRETS):
+        for file in sorted(folder.rglob("*")) if folder.is_dir() else []:
+            secret = (
+                file.parent.name == "credentials" or file.suffix in (".key", ".pem", ".acl") or file.name == "keyfile"
+            )
+            if not secret or not file.is_file():
+                continue
+            found = file.stat()
+            mode = stat.S_IMODE(found.st_mode)
+            if mode & 0o037:
+                yield {"path": str(file), "mode": f"{mode:04o}", "owner": owner(found.st_uid)}
+
+
+def owner(number: int) -> str:
+    try:
+        return getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def waiting_restart() -> list[str]:
+    """The packages whose upgrade needs a restart of the server."""
+    if not Path("/run/reboot-required").exists():
+        return []
+    packages = Path("/run/reboot-required.pkgs")
+    return sorted(set(packages.read_text(encoding="utf-8").split())) if packages.exists() else ["a package"]
+
+
+def failed_units() -> list[str]:
+    answer = said("systemctl", "list-units", "--failed", "--plain", "--no-legend")
+    return [line.split()[0] for line in answer.splitlines() if line.strip()]
 
 
 def main() -> None:
@@ -139,25 +318,38 @@ def main() -> None:
         argument_spec={
             "services": {"type": "list", "elements": "str", "required": True},
             "release_directory": {"type": "path", "required": True},
-            "storage_path": {"type": "path", "required": True},
-            "certificate": {"type": "path", "required": True},
+            "disks": {"type": "list", "elements": "path", "required": True},
+            "redis_password": {"type": "str", "default": "", "no_log": True},
+            "deep": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    services = module.params["services"]
-    release = release_state(Path(module.params["release_directory"]))
-    units = {service: unit_state(UNITS[service]) for service in services if service in UNITS}
+    params = module.params
+    services = params["services"]
+    release = release_state(Path(params["release_directory"]))
+    units = [unit_state(service, unit) for service in ("host", *services) for unit in UNITS.get(service, ())]
     if "app" in services:
-        units["app"] = unit_state(f"loyalty@{release['colour'] if release else 'blue'}.service")
-    paths = ["/", *([module.params["storage_path"]] if "storage" in services else [])]
+        units.append(unit_state("app", f"loyalty@{release['colour'] if release else 'blue'}.service"))
+    certificates = {file.stem: certificate_state(file) for file in sorted(CERTIFICATES.glob("*.crt"))}
     state = {
         "services": services,
         "units": units,
         "release": release,
-        "disks": {path: disk_state(path) for path in paths},
-        "certificate": certificate_state(Path(module.params["certificate"])) if "nginx" in services else None,
+        "disks": {path: disk_state(path) for path in params["disks"]},
+        "certificates": {name: found for name, found in certificates.items() if found},
+        "addresses": addresses(),
         "listening": listening(),
         "versions": {service: version_of(service) for service in services if service in VERSIONS},
+        "time": time_state(),
+        "redis": redis_state(params["redis_password"]) if "redis" in services else None,
+        "deep": {
+            "stale": list(stale([unit["unit"] for unit in units])),
+            "open_secrets": list(open_secrets()),
+            "failed_units": failed_units(),
+            "reboot": waiting_restart(),
+        }
+        if params["deep"]
+        else None,
     }
     module.exit_json(changed=False, state=state)
 

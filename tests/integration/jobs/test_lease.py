@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.jobs import records
-from loyalty.jobs.lease import Lease, LeaseLost, Turn
+from loyalty.jobs.lease import Lease, LeaseLost, Turn, holder
 from loyalty.jobs.model import PeriodicJob
 from tests.servers import REPOSITORY, Mongod, wait_until
 
@@ -211,3 +211,12 @@ def test_a_clock_that_was_wrong_does_not_stop_a_job(empty_database: Mongo) -> No
 def test_periods_begin_at_the_epoch() -> None:
     assert JOB.slot(NOW + timedelta(minutes=59)) == NOW
     assert PeriodicJob("d", "", timedelta(days=1), JOB.run).slot(NOW) == NOW.replace(hour=0)
+
+
+def test_everybody_can_see_who_holds_the_lease(empty_database: Mongo) -> None:
+    assert holder(empty_database, "jobs") is None
+    lease = Lease(empty_database, "jobs", node="box1", seconds=60)
+    assert lease.acquire()
+    assert holder(empty_database, "jobs") == lease.holder
+    lease.release()
+    assert holder(empty_database, "jobs") is None

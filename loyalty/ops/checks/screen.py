@@ -1,0 +1,229 @@
+"""The site on one screen of at most 100 columns: hosts by services, who leads, the numbers, and what to do."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loyalty.ops.checks.catalogue import Finding, Seen
+from loyalty.ops.checks.seen import (
+    address_holders,
+    days_since,
+    hosts_of,
+    lease_holder,
+    primary,
+    redis_masters,
+    releases,
+    replica_set,
+    states,
+)
+
+WIDTH = 100
+# Columns of the table, with what stands above them.
+COLUMNS = {
+    "balancer": "balancer",
+    "nginx": "nginx",
+    "app": "app",
+    "scheduler": "jobs",
+    "mongodb": "database",
+    "redis": "redis",
+    "sentinel": "sentinel",
+    "storage": "files",
+    "backup": "backup",
+    "monitoring": "watch",
+}
+ABSENT = "·"
+
+
+def screen(seen: Seen, findings: Sequence[Finding]) -> str:
+    """Everything about a site that fits on one screen."""
+    problems = [finding for finding in findings if finding.level == "problem"]
+    notices = [finding for finding in findings if finding.level == "notice"]
+    lines = [f"Site {seen['site']} · {seen['url']} · {seen['at'].replace('T', ' ').replace('Z', ' UTC')}", ""]
+    lines += table(seen)
+    lines += ["", *numbers(seen)]
+    lines += explained(problems, "problem") or ["", "All is well."]
+    lines += explained(notices, "notice")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def table(seen: Seen) -> list[str]:
+    """Hosts by the services that the site has."""
+    services = [service for service in COLUMNS if hosts_of(seen, service)]
+    rows = [["host", *(COLUMNS[service] for service in services), "disk"]]
+    for name, host in seen["hosts"].items():
+        rows.append([name, *(_cell(seen, name, host, service) for service in services), _disk(host["state"])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    gap = 2 if sum(widths) + 2 * (len(widths) - 1) <= WIDTH else 1
+    return [(" " * gap).join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _cell(seen: Seen, name: str, host: Mapping[str, Any], service: str) -> str:
+    """The one thing worth knowing of a service on a host; capitals where something is wrong."""
+    if service not in host["services"]:
+        return ABSENT
+    if host["unreachable"]:
+        return _told_by_others(seen, name) if service == "mongodb" else "AWAY"
+    state = host["state"]
+    units = [unit for unit in state["units"] if unit["service"] == service]
+    if broken := [unit for unit in units if unit["state"] not in ("active", "reloading")]:
+        return "STOPPED" if broken[0]["state"] == "inactive" else str(broken[0]["state"]).upper()
+    if service == "mongodb":
+        return _told_by_others(seen, name)
+    if service == "redis":
+        redis = state["redis"] or {}
+        return {"master": "master", "slave": "replica"}.get(redis.get("role", ""), "MUTE")
+    if service == "balancer":
+        return "holds" if seen["virtual_address"] in state["addresses"] else "stands by"
+    if service == "scheduler":
+        if "lease" not in (seen["application"] or {}):
+            return "?"
+        return "runs" if lease_holder(seen) == name else "stands by" if lease_holder(seen) else "NO LEASE"
+    if service == "app":
+        return str(state["release"]["colour"]) if state["release"] else "NONE"
+    return "ok"
+
+
+def _told_by_others(seen: Seen, name: str) -> str:
+    """The state of a member of the replica set, as its primary sees it."""
+    state = next((member["state"] for member in replica_set(seen) if member["host"] == name), "UNKNOWN")
+    if state == "UNREACHABLE":
+        return "AWAY"
+    return str(state).lower() if state in ("PRIMARY", "SECONDARY") else str(state)
+
+
+def _disk(state: Mapping[str, Any] | None) -> str:
+    if state is None:
+        return "?"
+    known = [disk["free_percent"] for disk in state["disks"].values() if disk]
+    return f"{min(known)}% free" if known else "?"
+
+
+def numbers(seen: Seen) -> list[str]:
+    """Who leads, what follows, and how much there is: a line each."""
+    rows = [
+        ("Database", _database(seen)),
+        ("Redis", _redis(seen)),
+        ("Address", _address(seen)),
+        ("Jobs", _jobs(seen)),
+        ("Release", _release(seen)),
+        ("Certificates", _certificates(seen)),
+        ("Clocks", _clocks(seen)),
+        ("Ledger", _ledger(seen)),
+        ("Drills", _drills(seen)),
+    ]
+    lines = []
+    for title, text in rows:
+        if text:
+            lines += textwrap.wrap(text, WIDTH, initial_indent=f"{title:<14}", subsequent_indent=" " * 14)
+    return lines
+
+
+def _database(seen: Seen) -> str:
+    members = replica_set(seen)
+    if not members:
+        return ""
+    parts = [f"primary {primary(seen) or 'NONE'}"]
+    for member in members:
+        if member["state"] == "SECONDARY":
+            behind = "" if member["lag_seconds"] is None else f" {member['lag_seconds']:.0f} s behind"
+            parts.append(member["host"] + behind)
+    windows = [
+        host["mongodb"]["oplog_hours"] for host in seen["hosts"].values() if "oplog_hours" in (host["mongodb"] or {})
+    ]
+    if windows:
+        parts.append(f"log reaches back {min(windows):.1f} h")
+    return " · ".join(parts)
+
+
+def _redis(seen: Seen) -> str:
+    followers = [name for name, state in states(seen) if (state["redis"] or {}).get("role") == "slave"]
+    if not followers and len(hosts_of(seen, "redis")) < 2:
+        return ""
+    masters = redis_masters(seen)
+    return f"master {' and '.join(masters) or 'NONE'}" + (f" · {', '.join(followers)} follow" if followers else "")
+
+
+def _address(seen: Seen) -> str:
+    if not seen["virtual_address"]:
+        return ""
+    return f"{seen['virtual_address']} held by {' and '.join(address_holders(seen)) or 'NOBODY'}"
+
+
+def _jobs(seen: Seen) -> str:
+    jobs = (seen["application"] or {}).get("jobs")
+    if jobs is None:
+        return ""
+    late = [job["name"] for job in jobs if job["state"] != "ok"]
+    holder = lease_holder(seen)
+    return (
+        f"{len(jobs) - len(late)} of {len(jobs)} fine"
+        + (f", not: {' '.join(late)}" if late else "")
+        + (f" · run by {holder}" if holder else "")
+    )
+
+
+def _release(seen: Seen) -> str:
+    found = releases(seen)
+    return " · ".join(f"{release} on {', '.join(hosts)}" for release, hosts in found.items())
+
+
+def _certificates(seen: Seen) -> str:
+    found = [
+        (certificate["days_left"], which, name)
+        for name, state in states(seen)
+        for which, certificate in state["certificates"].items()
+    ]
+    if not found:
+        return ""
+    days, which, name = min(found)
+    return f"{len(found)}, the first to end is {which} of {name} in {days} days"
+
+
+def _clocks(seen: Seen) -> str:
+    own = [state["time"] for _, state in states(seen) if state["time"]["own"]]
+    known = [abs(time["offset_ms"]) for time in own if time["synchronised"]]
+    return f"at most {max(known):.1f} ms off" if known else ""
+
+
+def _ledger(seen: Seen) -> str:
+    ledger, application = seen["ledger"], seen["application"]
+    if ledger:
+        whole = "every entry, chain, seal and wallet is right" if ledger["ok"] else "NOT WHOLE"
+        return f"{counted(ledger['chains'], ledger['entries'], ledger['available'])} · {whole}"
+    if application and "members" in application:
+        return counted(application["members"], application["entries"], application["points_available"])
+    return ""
+
+
+def counted(members: int, entries: int, available: Mapping[str, int]) -> str:
+    points = [f"{points:,} {wallet} available" for wallet, points in sorted(available.items())]
+    return " · ".join([f"{members:,} members", f"{entries:,} entries", *points])
+
+
+def _drills(seen: Seen) -> str:
+    last = seen["drills"].get("failover")
+    if last is None:
+        return ""
+    when = days_since(seen, last["at"])
+    ago = "today" if when < 1 else f"{when:.0f} days ago"
+    return (
+        f"failover {ago}: {'passed' if last['ok'] else 'NOT PASSED'}, planned gap {last['planned_gap_seconds']:.1f} s, "
+        f"unplanned {last['unplanned_gap_seconds']:.1f} s, {last['acknowledged_lost']} of {last['acknowledged']:,} "
+        "acknowledged writes lost"
+    )
+
+
+def explained(findings: Iterable[Finding], kind: str) -> list[str]:
+    """Each finding with its remedy; nothing where there is none."""
+    found = list(findings)
+    if not found:
+        return []
+    lines = ["", f"{len(found)} {kind}{'s' if len(found) > 1 else ''}:"]
+    for finding in found:
+        lines += textwrap.wrap(f"{finding.host} · {finding.check}: {finding.found}", WIDTH, subsequent_indent="    ")
+        lines += textwrap.wrap(
+            f"-> {finding.remedy}", WIDTH, initial_indent="    ", subsequent_indent="       ", break_long_words=False
+        )
+    return lines

@@ -1,0 +1,133 @@
+"""Healthy sites, as the role `verify` sees them, for tests that break one thing each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loyalty.ops.site import topology_groups
+
+SERVICES = ("app", "nginx", "scheduler", "mongodb", "redis", "storage", "balancer", "backup", "monitoring")
+UNITS = {
+    "host": ("loyalty-firewall", "chrony"),
+    "nginx": ("nginx",),
+    "scheduler": ("loyalty-jobs",),
+    "mongodb": ("mongod",),
+    "redis": ("redis-server",),
+    "sentinel": ("redis-sentinel",),
+    "balancer": ("haproxy", "keepalived"),
+    "gluster": ("glusterd",),
+    "app": ("loyalty@blue",),
+}
+RELEASE = "20261127T081500Z-0123456789ab"
+AT = "2026-11-28T12:00:00Z"
+FLOATING = "192.0.2.10"
+
+
+def unit(service: str, name: str) -> dict[str, Any]:
+    return {
+        "service": service,
+        "unit": f"{name}.service",
+        "state": "active",
+        "sub_state": "running",
+        "restarts": 0,
+        "since": "Fri 2026-11-27 08:15:00 UTC",
+    }
+
+
+def disk(free_percent: int = 70) -> dict[str, Any]:
+    return {
+        "total_bytes": 10**12,
+        "free_bytes": free_percent * 10**10,
+        "free_percent": free_percent,
+        "read_only": False,
+        "device": 1,
+    }
+
+
+def healthy(shape: str = "ha") -> dict[str, Any]:
+    """A site of that shape where nothing is wrong, looked at in depth."""
+    groups = topology_groups(shape)
+    names = list(dict.fromkeys(name for service in SERVICES for name in groups.get(service, [])))
+    balanced = "balancer" in groups
+    members = [
+        {
+            "host": name,
+            "state": "SECONDARY" if number else "PRIMARY",
+            "lag_seconds": 0.0,
+            "priority": 1,
+            "hidden": False,
+        }
+        for number, name in enumerate(groups["mongodb"])
+    ]
+    hosts: dict[str, Any] = {}
+    for number, name in enumerate(names, 11):
+        services = [service for service in SERVICES if name in groups.get(service, [])]
+        if "redis" in services and len(groups["redis"]) > 1:
+            services.append("sentinel")
+        redis: dict[str, Any] | None = None
+        if "redis" in services:
+            leader = groups["redis"][0]
+            redis = {"role": "master", "master": None, "link": None, "replicas": 2, "offset": 1}
+            if name != leader:
+                redis = {"role": "slave", "master": leader, "link": "up", "replicas": 0, "offset": 1}
+        mongodb = None
+        if "mongodb" in services:
+            own = next(member["state"] for member in members if member["host"] == name)
+            mongodb = {"self": own, "members": members, "oplog_hours": 31.5, "oplog_wrapped": True}
+        hosts[name] = {
+            "address": f"192.0.2.{number}",
+            "services": services,
+            "unreachable": "",
+            "state": {
+                "services": services,
+                "units": [unit(s, u) for s in ("host", *services) for u in UNITS.get(s, ())],
+                "release": {"colour": "blue", "release": RELEASE, "previous": RELEASE} if "app" in services else None,
+                "disks": {"/": disk(), "/var/lib/mongodb": disk(60)},
+                "certificates": {
+                    which: {"path": f"/etc/loyalty/tls/{which}.crt", "not_after": "2027-11-28", "days_left": 364}
+                    for which in ("ca", "site", "mongod")
+                },
+                "addresses": [f"192.0.2.{number}", *([FLOATING] if balanced and name == "box1" else [])],
+                "listening": [],
+                "versions": {},
+                "time": {"own": True, "synchronised": True, "offset_ms": 0.3},
+                "redis": redis,
+                "deep": {"stale": [], "open_secrets": [], "failed_units": [], "reboot": []},
+            },
+            "mongodb": mongodb,
+            "edges": [],
+            "preflight": [],
+        }
+    return {
+        "site": "shop",
+        "url": "https://loyalty.shop.example",
+        "at": AT,
+        "deep": True,
+        "virtual_address": FLOATING if balanced else "",
+        "edges": [],
+        "hosts": hosts,
+        "outside": [{"host": names[0], "check": "https", "ok": True, "found": "", "remedy": ""}],
+        "application": {
+            "release": RELEASE,
+            "mongodb": {"primary": members[0]["host"]},
+            "members": 50_000,
+            "entries": 3_000_000,
+            "points_available": {"points": 12_345_678, "status": 4_000_000},
+            "lease": {"holder": f"{groups['scheduler'][0]}:4711:9f2c0000"},
+            "jobs": [{"name": name, "state": "ok"} for name in ("projection", "seals", "settlement")],
+            "problems": [],
+        },
+        "ledger": None,
+        "drills": {
+            "failover": {
+                "at": "2026-11-20T10:00:00Z",
+                "ok": True,
+                "planned_gap_seconds": 0.9,
+                "unplanned_gap_seconds": 2.9,
+                "acknowledged": 12_000,
+                "acknowledged_lost": 0,
+            },
+            "restore": None,
+        },
+        "disks": [],
+    }

@@ -1,0 +1,229 @@
+"""Every check of the catalogue is content with a healthy site of any shape, and complains of what is broken."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from loyalty.ops.checks import samples
+from loyalty.ops.checks.catalogue import Finding, Limits
+from loyalty.ops.checks.judge import CATALOGUE, judge
+from loyalty.ops.checks.screen import WIDTH, screen
+from loyalty.ops.site import topologies
+from tests.unit.ops.sites import RELEASE, disk, healthy
+
+Break = Callable[[dict[str, Any]], Any]
+
+
+def state(seen: dict[str, Any], host: str) -> Any:
+    return seen["hosts"][host]["state"]
+
+
+def away(seen: dict[str, Any], host: str) -> None:
+    """The host has lost its power: nobody can look at it, and the others' member rows say so."""
+    seen["hosts"][host] |= {"unreachable": "connect timed out", "state": None, "mongodb": None, "edges": None}
+    for other in seen["hosts"].values():
+        for member in (other["mongodb"] or {}).get("members", ()):
+            if member["host"] == host:
+                member |= {"state": "UNREACHABLE", "lag_seconds": None}
+
+
+def members(seen: dict[str, Any], states: dict[str, str]) -> None:
+    for host in seen["hosts"].values():
+        for member in (host["mongodb"] or {}).get("members", ()):
+            member["state"] = states.get(member["host"], member["state"])
+
+
+def lagging(seen: dict[str, Any]) -> None:
+    for host in seen["hosts"].values():
+        for member in (host["mongodb"] or {}).get("members", ()):
+            if member["host"] == "db2":
+                member["lag_seconds"] = 42.0
+
+
+def stop(seen: dict[str, Any], host: str, unit: str) -> None:
+    (found,) = (found for found in state(seen, host)["units"] if found["unit"] == f"{unit}.service")
+    found |= {"state": "inactive", "sub_state": "dead"}
+
+
+def edge(*, drawn: bool, is_open: bool) -> dict[str, Any]:
+    row = {"to": "db1", "port": 27017, "service": "mongodb", "why": "the application reads", "tls": True}
+    return {**row, "drawn": drawn, "open": is_open, "error": "" if is_open else "timed out"}
+
+
+def filling(seen: dict[str, Any]) -> None:
+    seen["disks"] = [
+        {"at": day * 86400, "host": "db1", "path": "/var/lib/mongodb", "free_bytes": (20 - day) * 10**9}
+        for day in range(10)
+    ]
+
+
+BROKEN: dict[str, tuple[str, Break]] = {
+    "reachable": ("db2", lambda seen: away(seen, "db2")),
+    "unit": ("box1", lambda seen: stop(seen, "box1", "nginx")),
+    "disk": ("db1", lambda seen: state(seen, "db1")["disks"].update({"/var/lib/mongodb": disk(9)})),
+    "certificate": ("box1", lambda seen: state(seen, "box1")["certificates"]["site"].update(days_left=13)),
+    "release": ("site", lambda seen: state(seen, "box2")["release"].update(release="20261128T081500Z-0123456789ac")),
+    "clock": ("db3", lambda seen: state(seen, "db3")["time"].update(synchronised=False)),
+    "stale": ("db1", lambda seen: state(seen, "db1")["deep"]["stale"].append(
+        {"unit": "mongod.service", "what": "/etc/mongodb/mongod.conf", "remedy": "systemctl restart mongod"})),
+    "secrets": ("box1", lambda seen: state(seen, "box1")["deep"]["open_secrets"].append(
+        {"path": "/etc/loyalty/tls/site.key", "mode": "0644", "owner": "root"})),
+    "failed units": ("db1", lambda seen: state(seen, "db1")["deep"]["failed_units"].append("logrotate.service")),
+    "preflight": ("db1", lambda seen: seen["hosts"]["db1"]["preflight"].append(
+        {"check": "memory", "found": "512 MB", "remedy": "Give the server more."})),
+    "restarts": ("db1", lambda seen: state(seen, "db1")["units"][2].update(restarts=3)),
+    "reboot": ("db1", lambda seen: state(seen, "db1")["deep"]["reboot"].append("linux-image-amd64")),
+    "disk forecast": ("db1", filling),
+    "floating address": ("site", lambda seen: state(seen, "box1")["addresses"].pop()),
+    "outside": ("box1", lambda seen: seen["outside"][0].update(ok=False, found="refused", remedy="look")),
+    "edge": ("box1", lambda seen: seen["hosts"]["box1"]["edges"].append(edge(drawn=True, is_open=False))),
+    "closed": ("db1", lambda seen: seen["hosts"]["backup1"]["edges"].append(edge(drawn=False, is_open=True))),
+    "database": ("db2", lambda seen: seen["hosts"]["db2"].update(mongodb={"error": "connection refused"})),
+    "primary": ("site", lambda seen: members(seen, {"db1": "SECONDARY"})),
+    "member": ("db3", lambda seen: members(seen, {"db3": "RECOVERING"})),
+    "lag": ("db2", lagging),
+    "oplog window": ("db1", lambda seen: seen["hosts"]["db1"]["mongodb"].update(oplog_hours=3.0)),
+    "redis": ("db2", lambda seen: state(seen, "db2")["redis"].update(link="down")),
+    "lease": ("site", lambda seen: seen["application"]["lease"].update(holder=None)),
+    "application": ("site", lambda seen: seen["application"]["problems"].append("The job failed: x. See: y")),
+    "ledger": ("site", lambda seen: seen.update(ledger={
+        "ok": False, "defects": [{"where": "chain 7", "what": "hash"}], "chains": 1, "entries": 1, "available": {}})),
+    "failover drill": ("site", lambda seen: seen["drills"].update(failover=None)),
+}  # fmt: skip
+
+
+def found(seen: dict[str, Any]) -> list[Finding]:
+    return judge(seen, Limits())
+
+
+@pytest.mark.parametrize("shape", topologies())
+def test_a_healthy_site_of_any_shape_has_no_findings(shape: str) -> None:
+    assert found(healthy(shape)) == []
+
+
+def test_every_check_is_broken_here() -> None:
+    assert set(BROKEN) == set(CATALOGUE)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_the_check_fails_and_no_other(name: str) -> None:
+    host, break_it = BROKEN[name]
+    seen = healthy()
+    break_it(seen)
+    (finding,) = found(seen)
+    assert (finding.check, finding.host, finding.level) == (name, host, CATALOGUE[name].level)
+    assert finding.found
+    assert len(finding.remedy) > 3
+
+
+class TestRows:
+    def test_a_site_with_every_host_away_is_still_judged(self) -> None:
+        seen = healthy()
+        for name in seen["hosts"]:
+            away(seen, name)
+        seen["application"] = None
+        assert {finding.check for finding in found(seen)} == {"reachable"}
+        assert "AWAY" in screen(seen, found(seen))
+
+    def test_the_application_that_is_down_hides_nothing_else(self) -> None:
+        seen = healthy("one-box")
+        seen["application"] = None
+        stop(seen, "box1", "loyalty@blue")
+        assert [finding.check for finding in found(seen)] == ["unit", "application"]
+        assert "primary box1" in screen(seen, found(seen))
+
+    def test_the_only_member_away_leaves_nothing_to_read(self) -> None:
+        seen = healthy("two-server")
+        away(seen, "db1")
+        seen["application"] = {"mongodb": {"primary": None}, "problems": ["MongoDB has no primary. See: x"]}
+        assert [(f.host, f.check) for f in found(seen)] == [("db1", "reachable"), ("site", "primary")]
+        assert "?" in screen(seen, found(seen))
+
+    def test_two_of_three_members_away_are_a_set_without_a_primary(self) -> None:
+        seen = healthy()
+        away(seen, "db1")
+        away(seen, "db2")
+        members(seen, {"db3": "SECONDARY"})
+        assert [(f.host, f.check) for f in found(seen) if f.check == "primary"] == [("site", "primary")]
+        assert "1 of 3 members" in next(f.found for f in found(seen) if f.check == "primary")
+
+    def test_a_stopped_database_is_one_problem_and_not_three(self) -> None:
+        seen = healthy()
+        stop(seen, "db2", "mongod")
+        seen["hosts"]["db2"]["mongodb"] = {"error": "connection refused"}
+        members(seen, {"db2": "UNREACHABLE"})
+        assert [(f.host, f.check) for f in found(seen)] == [("db2", "unit")]
+
+    def test_two_masters_and_two_holders_are_problems(self) -> None:
+        seen = healthy()
+        state(seen, "db2")["redis"].update(role="master")
+        state(seen, "box2")["addresses"].append(seen["virtual_address"])
+        assert [(f.check, f.host) for f in found(seen)] == [("floating address", "site"), ("redis", "site")]
+
+    def test_an_edge_to_a_host_that_is_away_is_no_second_problem(self) -> None:
+        seen = healthy()
+        away(seen, "db1")
+        members(seen, {"db2": "PRIMARY"})
+        state(seen, "db2")["redis"].update(role="master")
+        state(seen, "db3")["redis"].update(master="db2")
+        seen["hosts"]["box1"]["edges"].append(edge(drawn=True, is_open=False))
+        assert [f.check for f in found(seen)] == ["reachable"]
+
+    def test_the_clock_of_a_container_is_its_hosts(self) -> None:
+        seen = healthy()
+        state(seen, "db1")["time"].update(own=False, synchronised=False)
+        assert found(seen) == []
+
+    def test_problems_come_before_notices(self) -> None:
+        seen = healthy()
+        seen["drills"]["failover"] = None
+        stop(seen, "db1", "chrony")
+        assert [finding.level for finding in found(seen)] == ["problem", "notice"]
+
+
+class TestScreen:
+    @pytest.mark.parametrize("shape", topologies())
+    def test_fits_its_width_and_shows_every_host(self, shape: str) -> None:
+        seen = healthy(shape)
+        lines = screen(seen, found(seen)).splitlines()
+        assert max(map(len, lines)) <= WIDTH
+        assert all(any(line.startswith(name) for line in lines) for name in seen["hosts"])
+        assert lines[-1] == "All is well."
+
+    def test_has_columns_for_services_of_the_site_only(self) -> None:
+        header = screen(healthy("two-server"), []).splitlines()[2].split()
+        assert header == ["host", "nginx", "app", "jobs", "database", "redis", "files", "backup", "disk"]
+
+    def test_says_who_leads(self) -> None:
+        said = screen(healthy(), [])
+        assert "primary db1 · db2 0 s behind · db3 0 s behind · log reaches back 31.5 h" in said
+        assert "master db1 · db2, db3 follow" in said
+        assert "192.0.2.10 held by box1" in said
+        assert "run by box1" in said
+        assert f"{RELEASE} on box1, box2" in said
+        assert "failover 8 days ago: passed, planned gap 0.9 s, unplanned 2.9 s, 0 of 12,000" in said
+
+    def test_shows_each_problem_with_its_remedy(self) -> None:
+        seen = healthy()
+        stop(seen, "box1", "nginx")
+        away(seen, "db3")
+        said = screen(seen, found(seen))
+        assert "2 problems:" in said
+        assert "box1 · unit: nginx.service is inactive (dead)" in said
+        assert "-> on box1: journalctl --unit nginx.service" in said
+        assert "STOPPED" in said
+        assert max(map(len, said.splitlines())) <= WIDTH
+        assert "All is well." not in said
+
+
+class TestSamples:
+    def test_once_an_hour_for_thirty_days(self, tmp_path: Any) -> None:
+        seen = healthy("one-box")
+        assert len(samples.remember(tmp_path, seen, 1000.0)) == 2
+        assert len(samples.remember(tmp_path, seen, 1060.0)) == 2
+        assert len(samples.remember(tmp_path, seen, 4700.0)) == 4
+        assert len(samples.remember(tmp_path, copy.deepcopy(seen), 31 * 86400.0)) == 2
