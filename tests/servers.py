@@ -332,9 +332,11 @@ class Application(Server):
         database: str,
         redis_url: str | None,
         workers: int = 2,
+        factory: str = "loyalty.app:create_app()",
         **settings: str,
     ) -> None:
         super().__init__("gunicorn", directory)
+        self.factory = factory
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.workers = workers
@@ -359,7 +361,7 @@ class Application(Server):
             *(sys.executable, "-m", "gunicorn"),
             *("--config", str(REPOSITORY / "loyalty" / "gunicorn.conf.py")),
             *("--bind", f"127.0.0.1:{self.port}", "--workers", str(self.workers)),
-            "loyalty.app:create_app()",
+            self.factory,
         ]
 
     def environment(self) -> Mapping[str, str]:

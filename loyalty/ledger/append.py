@@ -5,6 +5,7 @@ concern majority and journal. That insert is the whole commit: no transaction, n
 
 * `_id` taken: somebody was faster. Read the end of the chain again, from the ledger, and decide again.
 * A key taken: the operation was done before. Its entry is the answer, or a conflict if the request differs.
+* Nothing is refused, and nothing is said to have been done before, for what only a primary has that nobody follows.
 
 Many operations go in few inserts (group commit). Those that are alone with their member share one unordered insert.
 Several of one member are chained in memory and go in an ordered insert, so that an entry can never be stored after the
@@ -27,7 +28,7 @@ from pymongo.write_concern import WriteConcern
 from loyalty.infra.clock import Clock
 from loyalty.infra.ids import entry_id
 from loyalty.ledger.entry import Draft, Head, entry_key, make_entry, member_of
-from loyalty.ledger.heads import read_head, read_heads
+from loyalty.ledger.heads import CONFIRMED, read_head, read_heads
 from loyalty.ledger.movements import due, lapsed
 from loyalty.ledger.state import Document, Refusal, State, fold, with_facets, with_lapses
 
@@ -88,6 +89,7 @@ class _Append:
         self.operations = operations
         self.clock = clock
         self.heads = heads
+        self.confirmed: set[int] = set()  # members whose chain ends are those that a majority has
         self.outcomes: dict[int, Outcome] = {}
 
     def run(self) -> list[Outcome]:
@@ -101,16 +103,17 @@ class _Append:
                 unanswered = [index for index in waiting if index not in self.outcomes]
                 asked = {index: (self.operations[index].keys, self.operations[index].request) for index in unanswered}
                 self.outcomes.update(find_done(self.ledger, asked))
-            for index, refusal in doubtful.items():
-                self.outcomes.setdefault(index, Outcome("refused", refusal=refusal))
+            self._refuse(doubtful)
             waiting = [index for index in waiting if index not in self.outcomes]
         raise Contention
 
     def _read_missing_heads(self, waiting: Iterable[int]) -> None:
         members = {self.operations[index].member for index in waiting}
-        missing = [member for member in members if member not in self.heads]
-        if missing:
-            self.heads.update(read_heads(self.ledger, missing))
+        missing = {member for member in members if member not in self.heads}
+        if missing - self.confirmed:
+            self.heads.update(read_heads(self.ledger, missing - self.confirmed))
+        if missing & self.confirmed:
+            self.heads.update(read_heads(_confirmed(self.ledger), missing & self.confirmed))
 
     def _decide(self, waiting: Iterable[int]) -> tuple[dict[int, list[tuple[int, Document]]], dict[int, Refusal]]:
         """The next entries of each member, in order, and the refusals, which stand unless the key was done before.
@@ -137,6 +140,18 @@ class _Append:
             heads[operation.member] = head
             made.setdefault(operation.member, []).append((index, entry))
         return made, doubtful
+
+    def _refuse(self, doubtful: Mapping[int, Refusal]) -> None:
+        """Refuse what was not done before, but only by an end of the chain that a majority confirms."""
+        for index, refusal in doubtful.items():
+            if index in self.outcomes:
+                continue
+            member = self.operations[index].member
+            if member in self.confirmed:
+                self.outcomes[index] = Outcome("refused", refusal=refusal)
+            else:
+                self.confirmed.add(member)
+                self.heads.pop(member, None)
 
     def _insert(self, made: Mapping[int, list[tuple[int, Document]]]) -> bool:
         """Insert the entries; True if a key was taken. Members that lost a race are read again in the next round."""
@@ -195,19 +210,24 @@ def append_together(
     asked = {index: (operation.keys, operation.request) for index, operation in enumerate(operations)}
     with ledger.database.client.start_session() as session:
         for _ in range(_MOST_ROUNDS):
+            entries: list[Document] = []
             done = find_done(ledger, asked)
             if done:
                 first = next(iter(done.values()))
                 return [done.get(index, first) for index in asked]
             try:
                 with session.start_transaction(ReadConcern("snapshot"), WriteConcern("majority", j=True)):
-                    entries = _make_together(ledger, operations, clock(), session)
+                    heads = {one.member: read_head(ledger, one.member, session=session) for one in operations}
+                    entries = _make_together(heads, operations, clock())
                     also(session)
                     ledger.insert_many(entries, session=session)
                     _commit(session)
             except Refusal as refusal:
                 if find_done(ledger, asked):
                     continue  # by a twin of this request, meanwhile: that is what there was too little left for
+                confirmed = read_heads(_confirmed(ledger), [one.member for one in operations])
+                if not entries and not _refuses(confirmed, operations, clock()):
+                    continue  # it was decided on what had not come to stay
                 return [Outcome("refused", refusal=refusal) for _ in operations]
             except PyMongoError as error:
                 if _lost_the_race(error):
@@ -217,12 +237,8 @@ def append_together(
     raise Contention
 
 
-def _make_together(
-    ledger: Ledger, operations: Sequence[Operation], now: datetime, session: ClientSession
-) -> list[Document]:
+def _make_together(heads: Mapping[int, Head], operations: Sequence[Operation], now: datetime) -> list[Document]:
     """The next entries of the members, each of which must be another one."""
-    members = [operation.member for operation in operations]
-    heads = {member: read_head(ledger, member, session=session) for member in members}
     numbers = {member: entry_key(member, head.sequence + 1) for member, head in heads.items()}
     entries = []
     for operation in operations:
@@ -230,6 +246,14 @@ def _make_together(
         entry, _ = _next_entry(heads[operation.member], operation, now, others=others)
         entries.append(entry)
     return entries
+
+
+def _refuses(heads: Mapping[int, Head], operations: Sequence[Operation], now: datetime) -> bool:
+    try:
+        _make_together(heads, operations, now)
+    except Refusal:
+        return True
+    return False
 
 
 def _commit(session: ClientSession) -> None:
@@ -253,11 +277,14 @@ def _lost_the_race(error: PyMongoError) -> bool:
 
 
 def find_done(ledger: Ledger, asked: Mapping[int, tuple[Sequence[bytes], bytes]]) -> dict[int, Outcome]:
-    """Those of `asked` (keys and request) of which a key is in the ledger already: replays, and conflicts."""
+    """Those of `asked` (keys and request) of which a key is in the ledger already: replays, and conflicts.
+
+    What a majority does not confirm is not said to be done: it may yet be undone.
+    """
     wanted = [key for keys, _ in asked.values() for key in keys]
-    done: dict[bytes, Document] = {}
-    for entry in ledger.find({"keys": {"$in": wanted}}):
-        done.update((bytes(key), entry) for key in entry["keys"])
+    done = _find_keys(ledger, wanted)
+    if done:
+        done = _find_keys(_confirmed(ledger), wanted)
     outcomes: dict[int, Outcome] = {}
     for index, (keys, request) in asked.items():
         for key in keys:
@@ -269,6 +296,17 @@ def find_done(ledger: Ledger, asked: Mapping[int, tuple[Sequence[bytes], bytes]]
                 break
             outcomes.setdefault(index, Outcome("replayed", before))
     return outcomes
+
+
+def _confirmed(ledger: Ledger) -> Ledger:
+    return ledger.with_options(read_concern=CONFIRMED)
+
+
+def _find_keys(ledger: Ledger, wanted: Sequence[bytes]) -> dict[bytes, Document]:
+    done: dict[bytes, Document] = {}
+    for entry in ledger.find({"keys": {"$in": wanted}}, batch_size=len(wanted) + 1):
+        done.update((bytes(key), entry) for key in entry["keys"])
+    return done
 
 
 def preview(head: Head, operation: Operation, now: datetime) -> Document:

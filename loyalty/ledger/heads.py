@@ -8,12 +8,18 @@ from typing import Any, Final
 
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
+from pymongo.read_concern import ReadConcern
 
 from loyalty.ledger.entry import SEQUENCE_BITS, Head, entry_key, member_of
 from loyalty.ledger.state import Document
 
 _HEAD_FIELDS: Final = {"state": 1, "hash": 1, "recorded_at": 1}
 _MOVEMENT_FIELDS: Final = {"occurred_at": 1, "recorded_at": 1, "postings": 1, "lapses": 1}
+CONFIRMED: Final = ReadConcern("linearizable")
+"""A primary that the others have left does not know it for a while, and has entries that will never have been. With
+this only one whom a majority confirms at that moment answers; where there is none, the driver raises an exception. The
+promise is for the first batch of an answer."""
+
 _LOOK_AHEAD: Final = 4
 """How many consecutive entries are read of each of many chains: the projection may be so many behind, less one."""
 
@@ -69,7 +75,7 @@ def read_heads(ledger: Collection[Document], members: Iterable[int]) -> dict[int
         hints[wallet["_id"]] = wallet["sequence"]
     wanted = [entry_key(number, hint + step) for number, hint in hints.items() for step in range(_LOOK_AHEAD)]
     ends: dict[int, Document] = {}
-    for entry in ledger.find({"_id": {"$in": wanted}}, _HEAD_FIELDS):
+    for entry in ledger.find({"_id": {"$in": wanted}}, _HEAD_FIELDS, batch_size=len(wanted) + 1):
         number = member_of(entry["_id"])
         if number not in ends or entry["_id"] > ends[number]["_id"]:
             ends[number] = entry
@@ -97,7 +103,8 @@ def _look_up(ledger: Collection[Document], numbers: Sequence[int]) -> dict[int, 
         {"$unwind": "$_id"},
         *head_lookup(),
     ]
-    return {found["_id"]: head_of(found["_id"], found) for found in ledger.aggregate(stages)}
+    found = ledger.aggregate(stages, batchSize=len(numbers) + 1)
+    return {member["_id"]: head_of(member["_id"], member) for member in found}
 
 
 def read_entry(ledger: Collection[Document], number: int) -> Document | None:

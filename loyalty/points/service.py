@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from pymongo.read_concern import ReadConcern
+
 from loyalty.infra.ids import entry_number
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import NotFound
@@ -28,9 +30,13 @@ class OpenLot:
 
 
 def find_with_head(db: Mongo, program: str, text: str) -> tuple[Member, Head]:
-    """The member that `text` refers to and the end of its chain, in one command. NotFound if there is none."""
+    """The member that `text` refers to and the end of its chain, in one command. NotFound if there is none.
+
+    Only what a majority has: what is shown to somebody must not be undone by the loss of a primary.
+    """
     name = members.reference(text)
-    member = members.resolve(db, program, [name], stages=head_lookup()).get(name)
+    lasting = db.with_options(read_concern=ReadConcern("majority"))
+    member = members.resolve(lasting, program, [name], stages=head_lookup()).get(name)
     if member is None:
         raise NotFound(f"There is no member {text!r} in this program.")
     return member, head_of(member.number, member.found)

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from loyalty.infra.mongo import connect
-from tests.concurrency.check import judge
+from tests.concurrency.check import judge_database
 from tests.concurrency.traffic import prepare, run
 from tests.servers import Mongod
 
@@ -28,7 +28,7 @@ def main(seconds: float, processes: int, members: int) -> None:
             calls += run(plan, processes)
             print(f"{len(calls):,} calls; now the proof")
             db = connect(server.uri, "hot", serves_requests=False)
-            verdict = judge(db, calls)
+            verdict = judge_database(db, calls)
             db.client.close()
         finally:
             server.stop()

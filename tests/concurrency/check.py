@@ -7,17 +7,19 @@ at some place between the last entry that had ended before the call began and th
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from itertools import accumulate
 from typing import Any
 
 from loyalty.infra.ids import entry_number
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.ledger.verify import verify
-from tests.concurrency.traffic import Call
-from tests.model.naive_member import World
+from tests.concurrency.history import Call
+from tests.model.naive_member import Refused, World
 
 PROGRAM: dict[str, Any] = {
     "zone": "UTC",
@@ -28,7 +30,7 @@ PROGRAM: dict[str, Any] = {
 NEVER = 1 << 62
 
 
-@dataclass
+@dataclass(frozen=True)
 class Place:
     """A place in a chain: what the sequential model says after its entry, and when its call began and ended."""
 
@@ -36,9 +38,36 @@ class Place:
     ended: int
     available: int
     held: int
-    open_holds: frozenset[int]
-    left: dict[str, int]
-    cancelled: frozenset[int]
+
+
+class Chain:
+    """A member's chain in the sequential model. Places are counted from 1, like the entries.
+
+    `resolved` and `cancelled` are holds and redemptions, by the place of their own entries, and the place at which they
+    came to an end. `left` is what could still be refunded of a purchase: from which place on, and how much.
+    """
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.resolved: dict[int, int] = {}
+        self.cancelled: dict[int, int] = {}
+        self.left: dict[str, list[tuple[int, int]]] = defaultdict(list)
+
+    def close(self) -> None:
+        """Work out, when the chain is complete, what the search for `visible` places needs."""
+        self._latest_beginning = list(accumulate((place.began for place in self.places), max))
+        self._earliest_end = list(accumulate((place.ended for place in reversed(self.places)), min))[::-1]
+
+    def visible(self, call: Call) -> range:
+        """The places that the call could have seen as the latest one."""
+        first = bisect_left(self._earliest_end, call.began)
+        last = bisect_right(self._latest_beginning, call.ended)
+        return range(max(first, 1), last + 1)
+
+    def left_of(self, purchase: str, place: int) -> int | None:
+        """What could be refunded of the purchase at the place; None if it had not happened."""
+        known = [left for since, left in self.left.get(purchase, []) if since <= place]
+        return known[-1] if known else None
 
 
 @dataclass
@@ -50,11 +79,16 @@ class Verdict:
     wrong: list[str] = field(default_factory=list)
 
 
-def judge(db: Mongo, calls: Sequence[Call]) -> Verdict:
-    """Go through the ledger and all calls."""
-    verdict = Verdict()
-    entries = list(db.ledger.find().sort("_id"))
-    verdict.entries = len(entries)
+def judge_database(db: Mongo, calls: Sequence[Call]) -> Verdict:
+    """Go through the ledger and all calls, which were all that was ever asked of it."""
+    verdict = judge(list(db.ledger.find().sort("_id")), calls)
+    verdict.wrong += [f"{defect.where}: {defect.what}" for defect in verify(db).defects]
+    return verdict
+
+
+def judge(entries: Sequence[Document], calls: Sequence[Call]) -> Verdict:
+    """Compare the entries of a program, in order, with all calls that were made to it."""
+    verdict = Verdict(entries=len(entries))
     by_key: dict[bytes, list[Document]] = defaultdict(list)
     for entry in entries:
         for key in entry["keys"]:
@@ -65,31 +99,36 @@ def judge(db: Mongo, calls: Sequence[Call]) -> Verdict:
         for _, key in call.keys:
             callers[key].append(call)
     verdict.wrong += _once(calls, by_key)
-    chains: dict[int, list[Place]] = {}
-    for member in sorted({entry["_id"] >> 24 for entry in entries}):
-        chain = [entry for entry in entries if entry["_id"] >> 24 == member]
-        chains[member] = _replay(chain, callers, verdict.wrong)
-        verdict.wrong += _against_time(member, chains[member])
+    entries_of: dict[int, list[Document]] = defaultdict(list)
+    for entry in entries:
+        entries_of[entry["_id"] >> 24].append(entry)
+    chains: dict[int, Chain] = defaultdict(Chain)
+    for member, own in entries_of.items():
+        chains[member] = _replay(own, callers, verdict.wrong)
+        verdict.wrong += _against_time(member, chains[member].places)
     verdict.wrong += [
         f"{call.kind} of member {call.member} was refused ({call.code}) or answered {call.seen}, which it never was"
         for call in calls
         if not _could_be(call, chains[call.member])
     ]
     verdict.wrong += _conserved(entries)
-    verdict.wrong += [f"{defect.where}: {defect.what}" for defect in verify(db).defects]
     return verdict
 
 
 def _once(calls: Sequence[Call], by_key: dict[bytes, list[Document]]) -> list[str]:
-    """Each operation that was acknowledged is in the chain once, as it was acknowledged; each refused one is not."""
+    """Each operation that was acknowledged is in the chain once, as it was acknowledged; each refused one is not.
+
+    Of an operation that was sent several times, one sending may have been refused after another had been done, or while
+    nobody knows what became of another.
+    """
     wrong = []
-    done = {call.keys[0][1] for call in calls if call.status == "done" and call.keys}
+    may_be_done = {call.keys[0][1] for call in calls if call.status != "refused" and call.keys}
     for call in calls:
         for place, (member, key) in enumerate(call.keys):
             found = by_key.get(key, [])
             if len(found) > 1:
                 wrong.append(f"{call.kind} happened {len(found)} times")
-            if call.status == "refused" and found and call.keys[0][1] not in done:
+            if call.status == "refused" and found and call.keys[0][1] not in may_be_done:
                 wrong.append(f"{call.kind} was refused and happened")
             if call.status != "done":
                 continue
@@ -102,40 +141,39 @@ def _once(calls: Sequence[Call], by_key: dict[bytes, list[Document]]) -> list[st
     return wrong
 
 
-def _replay(chain: Sequence[Document], callers: dict[bytes, list[Call]], wrong: list[str]) -> list[Place]:
+def _replay(entries: Sequence[Document], callers: dict[bytes, list[Call]], wrong: list[str]) -> Chain:
     """The chain in the sequential model, entry by entry."""
     world = World(PROGRAM, date(2020, 1, 1))
-    cancelled: set[int] = set()
-    places = []
-    for entry in chain:
+    chain = Chain()
+    purse = world.purses["points"]
+    for number, entry in enumerate(entries, start=1):
         asked = [call for key in entry["keys"] for call in callers.get(bytes(key), [])]
         if not asked:
             wrong.append(f"nobody asked for entry {entry['_id']}")
-        _happen(world, entry, cancelled)
-        purse = world.purses["points"]
+        holds = {hold.number for hold in purse.holds}
+        try:
+            _happen(world, entry, chain, number)
+        except Refused:
+            wrong.append(f"entry {entry['_id']}, a {entry['kind']}, could not happen after the one before it")
+        chain.resolved.update(dict.fromkeys(holds - {hold.number for hold in purse.holds}, number))
         said = entry["state"]["wallets"].get("points", {"available": 0, "held": 0})
         if (purse.available(), purse.held()) != (said["available"], said["held"]):
-            wrong.append(f"entry {entry['_id']} says {said}, the model {purse.available()} and {purse.held()} held")
+            wrong.append(
+                f"entry {entry['_id']} says {said['available']} and {said['held']} held, the model "
+                f"{purse.available()} and {purse.held()} held"
+            )
         if purse.available() < 0:
             wrong.append(f"entry {entry['_id']} overspends")
         firsts = [call for call in asked if call.kind != "again"] or asked
-        ended = [call.ended for call in asked if call.status == "done"]
-        places.append(
-            Place(
-                min((call.began for call in firsts), default=0),
-                min(ended, default=NEVER),
-                purse.available(),
-                purse.held(),
-                frozenset(hold.number for hold in purse.holds),
-                {name: known.left() for name, known in world.known.items()},
-                frozenset(cancelled),
-            )
-        )
-    return places
+        began = min((call.began for call in firsts), default=0)
+        ended = min((call.ended for call in asked if call.status == "done"), default=NEVER)
+        chain.places.append(Place(began, ended, purse.available(), purse.held()))
+    chain.close()
+    return chain
 
 
-def _happen(world: World, entry: Document, cancelled: set[int]) -> None:
-    """What the entry records, done in the model."""
+def _happen(world: World, entry: Document, chain: Chain, place: int) -> None:
+    """What the entry records, done in the model. Refused when the model would not do it."""
     now, evidence, sequence = entry["recorded_at"], entry["evidence"], entry["_id"] & ((1 << 24) - 1)
     kind = entry["kind"]
     if kind == "earn":
@@ -143,14 +181,18 @@ def _happen(world: World, entry: Document, cancelled: set[int]) -> None:
         amount = event["amount"]
         told = {"id": event["id"], "type": "purchase", "amount": f"{amount // 100}.{amount % 100:02}"}
         world.event(told, now)
+        chain.left[event["id"]].append((place, world.known[event["id"]].left()))
     elif kind == "refund":
         event = evidence["event"]
         told = {"id": event["id"], "type": "refund", "refers_to": event["refers_to"]}
         if "amount" in event:
             told["amount"] = f"{event['amount'] // 100}.{event['amount'] % 100:02}"
         world.event(told, now)
+        bought = event["refers_to"]
+        chain.left[bought].append((place, world.known[bought].left()))
     elif kind == "hold":
-        world.hold("points", evidence["hold"]["points"], 3600, now, sequence)
+        lives = evidence["hold"]["until"] - now
+        world.hold("points", evidence["hold"]["points"], int(lives.total_seconds()), now, sequence)
     elif kind in ("capture", "void"):
         number = next(posting["hold"] for posting in entry["postings"] if posting["from"] == "held")
         if kind == "void":
@@ -162,7 +204,7 @@ def _happen(world: World, entry: Document, cancelled: set[int]) -> None:
     elif kind == "cancel":
         redemption = (entry_number(evidence["redemption"]) or 0) & ((1 << 24) - 1)
         world.cancel(redemption, now)
-        cancelled.add(redemption)
+        chain.cancelled[redemption] = place
     elif kind == "transfer":
         transfer = evidence["transfer"]
         if "to" in transfer:
@@ -183,32 +225,36 @@ def _against_time(member: int, places: Sequence[Place]) -> list[str]:
     return wrong
 
 
-def _could_be(call: Call, places: Sequence[Place]) -> bool:
+def _could_be(call: Call, chain: Chain) -> bool:
     """Whether a refusal, or what a read saw, was true at a place that the call could have seen."""
-    if call.kind != "read" and call.status != "refused":
+    if call.status != "refused" and (call.kind != "read" or call.status != "done"):
         return True
-    first = max((number for number, place in enumerate(places, start=1) if place.ended < call.began), default=0)
-    last = min(
-        (number for number, place in enumerate(places, start=1) if place.began > call.ended), default=len(places) + 1
-    )
-    seen = places[max(first - 1, 0) : last - 1]
-    return any(_is_right(call)(place) for place in seen)
+    is_right = _is_right(call, chain)
+    return any(is_right(place) for place in chain.visible(call))
 
 
-def _is_right(call: Call) -> Callable[[Place], bool]:
-    detail = call.detail
-    if call.kind == "read":
-        return lambda place: (place.available, place.held) == (call.seen["available"], call.seen["held"])
+def _is_right(call: Call, chain: Chain) -> Callable[[int], bool]:
+    detail, places = call.detail, chain.places
+    if call.kind == "read" and call.status == "done":
+        seen = (call.seen["available"], call.seen["held"])
+        return lambda place: (places[place - 1].available, places[place - 1].held) == seen
     if call.code == "insufficient_points":
-        return lambda place: place.available == call.seen["available_points"] < detail["points"]
+        return lambda place: places[place - 1].available == call.seen["available_points"] < detail["points"]
     if call.code == "hold_already_resolved":
-        return lambda place: detail["hold"] & ((1 << 24) - 1) not in place.open_holds
+        hold = detail["hold"] & ((1 << 24) - 1)
+        return lambda place: place < hold or chain.resolved.get(hold, NEVER) <= place
     if call.code == "already_cancelled":
-        return lambda place: detail["redemption"] & ((1 << 24) - 1) in place.cancelled
+        redemption = detail["redemption"] & ((1 << 24) - 1)
+        return lambda place: chain.cancelled.get(redemption, NEVER) <= place
     if call.code == "refund_exceeds_purchase":
         wanted = int(detail["event"].get("amount", "0").replace(".", ""))
         bought = detail["event"]["refers_to"]
-        return lambda place: bought in place.left and (place.left[bought] < wanted or place.left[bought] == 0)
+
+        def exceeds(place: int) -> bool:
+            left = chain.left_of(bought, place)
+            return left is not None and (left < wanted or left == 0)
+
+        return exceeds
     return lambda place: False
 
 

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from loyalty.infra.mongo import Mongo, connect
-from tests.concurrency.check import judge
-from tests.concurrency.traffic import Call, prepare, run
+from tests.concurrency.check import judge_database
+from tests.concurrency.history import Call
+from tests.concurrency.traffic import prepare, run
 from tests.servers import Mongod
 
 SECONDS = 10
@@ -30,7 +31,7 @@ def history(mongod: Mongod) -> Iterator[tuple[Mongo, list[Call]]]:
 
 def test_nothing_is_overspent_lost_doubled_or_out_of_order(history: tuple[Mongo, list[Call]]) -> None:
     """Cases 3.1, 3.3, 3.4 and 3.28, all at once."""
-    verdict = judge(*history)
+    verdict = judge_database(*history)
     assert verdict.wrong == []
     assert verdict.entries > 50
     assert [what for what in verdict.calls if "unknown" in what or "unavailable" in what] == []
@@ -57,5 +58,5 @@ def test_the_proof_would_notice(
 ) -> None:
     db, calls = history
     place = next(place for place, call in enumerate(calls) if call.kind == "redeem" and call.status == "done")
-    wrong = judge(db, [*calls[:place], tamper(calls[place]), *calls[place + 1 :]]).wrong
+    wrong = judge_database(db, [*calls[:place], tamper(calls[place]), *calls[place + 1 :]]).wrong
     assert any(complaint in found for found in wrong)

@@ -7,7 +7,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pymongo import DESCENDING
@@ -34,6 +34,7 @@ from loyalty.rewards import service as rewards
 from loyalty.rules import service as rules
 from loyalty.rules.model import RuleSet
 from loyalty.transfers import service as transfers
+from tests.concurrency.history import Call
 
 PROGRAM = "hot"
 SEEDED = 100
@@ -62,28 +63,6 @@ class Plan:
     rewards: tuple[str, ...]
     seconds: float
     seed: int
-
-
-@dataclass
-class Call:
-    """One call and its answer. Times are of the clock that all processes of the machine share, in nanoseconds.
-
-    `status` is done, refused (with `code`), or unknown; `entry` is the number of the entry that the answer named, and
-    `hash` that entry's. `keys` are what the ledger may hold of it, by member.
-    """
-
-    kind: str
-    member: int
-    detail: Document
-    keys: tuple[tuple[int, bytes], ...] = ()
-    began: int = 0
-    ended: int = 0
-    status: str = "unknown"
-    code: str = ""
-    entry: int | None = None
-    hash: bytes = b""
-    replayed: bool = False
-    seen: Document = field(default_factory=dict)
 
 
 def prepare(uri: str, database: str, *, count: int, seconds: float) -> tuple[Plan, list[Call]]:

@@ -1,120 +1,116 @@
-"""`python -m tests.faults --site lab --minutes 30`: the long version, on a lab server, power cuts included."""
+"""`python -m tests.faults --site jep --minutes 30`: the long version, on the servers of a lab site."""
 
 from __future__ import annotations
 
-import random
+import json
+import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import click
-import httpx
 from rich.console import Console
-from rich.table import Table
 
 from loyalty.ops.errors import Failure, Refusal
-from tests.faults.workload import Workload
-from tests.lab_site import LabSite
+from tests.concurrency.check import judge
+from tests.faults.lab import LabCluster
+from tests.faults.nemesis import Nemesis
+from tests.faults.workload import Tally, Workload, prepare
 
 console = Console()
 
 
-class Faults:
-    """What can happen to a server. Each returns when the harm is done; systemd, or a boot, has to mend it."""
-
-    def __init__(self, site: LabSite) -> None:
-        self._site = site
-        self.kinds: dict[str, Callable[[], None]] = {
-            "mongod": lambda: self._kill("mongod.service"),
-            "gunicorn": lambda: self._kill("loyalty@*.service"),
-            "redis": lambda: self._kill("redis-server.service"),
-            "jobs": lambda: self._kill("loyalty-jobs.service"),
-            "nginx": lambda: self._kill("nginx.service"),
-            "power": self._cut_power,
-        }
-
-    def _kill(self, unit: str) -> None:
-        self._site.run(["systemctl", "kill", "--signal=SIGKILL", unit])
-
-    def _cut_power(self) -> None:
-        self._site.lab.kill(self._site.host)
-        self._site.lab.boot(self._site.host)
-
-
 @click.command()
-@click.option("--site", "site_name", default="lab", show_default=True, help="The lab site (./appliance up).")
+@click.option("--site", "name", default="lab", show_default=True, help="The lab site (./appliance up --topology ...).")
 @click.option("--minutes", default=30.0, show_default=True, help="How long to go on.")
-@click.option("--pause", default=15.0, show_default=True, help="Seconds of peace between two faults.")
+@click.option("--lasts", default=10.0, show_default=True, help="Seconds that a fault goes on.")
+@click.option("--peace", default=10.0, show_default=True, help="Seconds of peace between two faults.")
 @click.option("--clients", default=8, show_default=True, help="Concurrent clients.")
-@click.option("--fault", "chosen", multiple=True, help="Only these: mongod, gunicorn, redis, jobs, nginx, power.")
-def main(site_name: str, minutes: float, pause: float, clients: int, chosen: tuple[str, ...]) -> None:
-    """Kill whatever there is on a lab server while clients work, then account for every operation."""
+@click.option("--members", default=48, show_default=True, help="Members that they share.")
+@click.option("--fault", "chosen", multiple=True, help="Only this one; repeat for more.")
+@click.option("--record", type=click.Path(path_type=Path), help="Write what was found to this file, as JSON.")
+def main(
+    name: str,
+    minutes: float,
+    lasts: float,
+    peace: float,
+    clients: int,
+    members: int,
+    chosen: tuple[str, ...],
+    record: Path | None,
+) -> None:
+    """Attack a lab site while clients work, then prove from what they were told and from the ledger that nothing is
+    wrong. Exit code 1 if something is.
+    """
     try:
-        site = LabSite(site_name)
-        faults = Faults(site)
-        unknown = set(chosen) - set(faults.kinds)
-        if unknown:
-            raise click.BadParameter(f"there is no fault {', '.join(unknown)}; there are {', '.join(faults.kinds)}")
-        key = site.new_program("faults")
-        workload = Workload(lambda: site.client(key, timeout_s=15), clients=clients)
+        cluster = LabCluster(name)
+        if unknown := set(chosen) - set(cluster.faults):
+            raise click.BadParameter(f"no fault {', '.join(unknown)}; there are {', '.join(cluster.faults)}")
+        faults = {kind: fault for kind, fault in cluster.faults.items() if not chosen or kind in chosen}
+        nemesis = Nemesis(faults, lasts_s=lasts, peace_s=peace)
+        cluster.prepare()
+        with cluster.administer() as api:
+            stage, tally = prepare(api, members=members)
+        workload = Workload(stage, tally, cluster.connects, clients=clients)
+        started = time.time()
         workload.start()
-        happened = _torment(faults, list(chosen or faults.kinds), workload, minutes=minutes, pause=pause)
-        console.print("Waiting for every client to finish its operation")
-        _wait_until_ready(site)
-        tally = workload.stop()
-        defects = workload.judge()
+        try:
+            nemesis.rage(minutes, say=_say)
+        finally:
+            cluster.restore()
+        workload.stop()
+        console.print("Judging")
+        verdict = judge(cluster.entries(stage.program), tally.calls)
+        verified = cluster.verify()
     except (Failure, Refusal) as error:
         sys.exit(str(error))
-    table = Table(title=f"{minutes:g} minutes on {site_name}")
-    table.add_column("")
-    table.add_column("", justify="right")
-    for kind, count in happened.items():
-        table.add_row(f"fault: {kind}", str(count))
-    table.add_row("operations acknowledged", f"{len(tally.done):,}")
-    table.add_row("redemptions refused for want of points", f"{tally.refused:,}")
-    table.add_row("answers repeated on request", f"{tally.repeated:,}")
-    for outcome, count in tally.attempts.most_common():
-        table.add_row(f"attempts that ended with {outcome}", f"{count:,}")
-    table.add_row("longest time without any success", f"{tally.longest_silence_s:.1f} s")
-    table.add_row("defects", f"{len(defects):,}")
-    console.print(table)
-    for defect in defects[:20]:
-        console.print(f"  {defect}", style="red")
-    console.print("loyalty ledger verify:", site.lab.ssh(site.host, ["loyalty", "ledger", "verify"]).stdout.strip())
-    sys.exit(1 if defects else 0)
+    wrong = [*tally.defects, *verdict.wrong, *verified["defects"]]
+    found = {
+        "site": name,
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip(),
+        "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+        "minutes": round((time.time() - started) / 60, 1),
+        **summary(tally, nemesis),
+        "entries": verdict.entries,
+        "calls": dict(sorted(verdict.calls.items())),
+        "verified_entries": verified["entries"],
+        "wrong": wrong,
+    }
+    if record is not None:
+        record.write_text(json.dumps(found, indent=2) + "\n")
+    console.print_json(json.dumps({**found, "wrong": wrong[:20]}))
+    console.print(f"{len(wrong)} things are wrong" if wrong else "nothing is wrong")
+    sys.exit(1 if wrong else 0)
 
 
-def _torment(faults: Faults, kinds: list[str], workload: Workload, *, minutes: float, pause: float) -> Counter[str]:
-    """One fault after the other, in rounds of random order, so that each kind has its turn."""
-    happened: Counter[str] = Counter()
-    end = time.monotonic() + minutes * 60
-    while time.monotonic() < end:
-        for kind in random.sample(kinds, len(kinds)):
-            time.sleep(pause * random.uniform(0.5, 1.5))  # the pace of the faults
-            if time.monotonic() > end:
-                break
-            console.print(f"{time.strftime('%H:%M:%S')} {kind}; {len(workload.tally.done):,} operations so far")
-            faults.kinds[kind]()
-            happened[kind] += 1
-    return happened
+def summary(tally: Tally, nemesis: Nemesis) -> dict[str, Any]:
+    """How many operations and faults there were, and the longest time without an acknowledged change around each."""
+    gaps: dict[str, list[float]] = defaultdict(list)
+    for fault in nemesis.happened:
+        gaps[fault.kind].append(tally.gap_s(fault.began, fault.settled))
+    return {
+        "acknowledged": len(tally.acknowledged()),
+        "refused": tally.refused(),
+        "unknown": tally.unknown(),
+        "reads": sum(call.kind == "read" and call.status == "done" for call in tally.calls),
+        "answers": dict(tally.answers.most_common()),
+        "faults": {
+            kind: {
+                "times": len(found),
+                "median_gap_s": round(sorted(found)[len(found) // 2], 1),
+                "longest_gap_s": round(max(found), 1),
+            }
+            for kind, found in sorted(gaps.items())
+        },
+    }
 
 
-def _wait_until_ready(site: LabSite, *, patience_s: float = 120) -> None:
-    deadline = time.monotonic() + patience_s
-    with site.client(timeout_s=10) as client:
-        while True:
-            try:
-                if client.get("/readyz").is_success:
-                    return
-            except httpx.TransportError:
-                pass
-            if time.monotonic() > deadline:
-                raise Failure(
-                    f"The site did not come back within {patience_s:.0f} s.",
-                    f"See: ./appliance status --site {site.lab.site}",
-                )
-            time.sleep(1)  # a poll
+def _say(line: str) -> None:
+    console.print(f"{time.strftime('%H:%M:%S')} {line}")
 
 
 if __name__ == "__main__":

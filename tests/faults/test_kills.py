@@ -1,4 +1,4 @@
-"""The short version: local servers, about a minute."""
+"""One server under attack, the short version: everything is away for a while, and comes back by itself."""
 
 from __future__ import annotations
 
@@ -10,41 +10,23 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loyalty.infra.mongo import connect
-from loyalty.ledger.verify import verify
-from tests.faults.workload import Workload
-from tests.servers import Application, Mongod, Redis, new_program
+from tests.faults.local import Nodes, end
+from tests.faults.nemesis import Nemesis
+from tests.faults.workload import Workload, prepare
+from tests.servers import ReplicaSet
 
 
-class Site:
-    """Servers of its own, because they die here."""
-
-    key: str
+class Site(Nodes):
+    """A server's worth of servers, its own, because they die here."""
 
     def __init__(self, directory: Path) -> None:
-        self.mongod = Mongod(directory / "mongod")
-        self.redis = Redis(directory / "redis")
-        self.application = Application(
-            directory / "application",
-            mongo_uri=self.mongod.uri,
-            database="faults",
-            redis_url=self.redis.url,
-            rate_limit_per_minute="0",
-        )
-
-    def start(self) -> None:
-        self.mongod.start()
-        self.redis.start()
-        self.key = new_program(self.mongod.uri, "faults")
-        self.application.start()
+        mongods = ReplicaSet(directory, members=1)
+        super().__init__(directory, mongods, factory="skewable", database="faults", nodes=1)
+        self.mongod, self.application = mongods.members[0], self.applications[0]
 
     def connect(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.key}"}
         return httpx.Client(base_url=self.application.url, headers=headers, timeout=15)
-
-    def stop(self) -> None:
-        for server in (self.application, self.redis, self.mongod):
-            server.stop()
 
 
 @pytest.fixture
@@ -52,32 +34,25 @@ def site() -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="loyalty-faults-", ignore_cleanup_errors=True) as directory:
         site = Site(Path(directory))
         try:
+            site.mongods.start()
             site.start()
             yield site
         finally:
             site.stop()
+            end(site.mongods)
 
 
-def test_every_acknowledged_operation_is_there_once_after_mongod_and_gunicorn_were_killed(site: Site) -> None:
-    workload = Workload(site.connect)
+def test_every_acknowledged_operation_is_there_once_after_everything_was_killed(site: Site) -> None:
+    with site.connect() as api:
+        stage, tally = prepare(api, members=12)
+    workload = Workload(stage, tally, site.connects, pause_s=0.1)
     workload.start()
-    for server, absent_s in ((site.mongod, 1.5), (site.application, 0.5), (site.redis, 0.5), (site.mongod, 0.0)):
-        time.sleep(4)  # what is tested is load over time: let it flow between the faults
-        server.kill()
-        time.sleep(absent_s)  # how long the server is away is the fault
-        server.start()
-    time.sleep(4)  # and after the last one
-    tally = workload.stop()
-
-    assert workload.judge() == []
-    assert len(tally.done) > 200, "too little happened to prove anything"
-    assert tally.refused > 0
-    assert tally.repeated > 0
-    assert tally.attempts["503"] > 0, "nobody noticed that the database was away"
-    with connect(site.mongod.uri, "faults", serves_requests=False).client as client:
-        report = verify(client.get_database("faults"))
-        assert report.defects == []
-        assert report.entries == len(tally.done)
+    Nemesis(site.faults, lasts_s=1, peace_s=2).once_each(["primary killed", "application killed", "Redis killed"])
+    verdict = site.judge(stage, workload.stop())
+    assert verdict.wrong == []
+    assert len(tally.acknowledged()) > 100, "too little happened to prove anything"
+    assert tally.refused() > 0
+    assert tally.answers["503"] > 0, "nobody noticed that the database was away"
 
 
 @pytest.mark.parametrize("fault", ["kill", "freeze"])

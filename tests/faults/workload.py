@@ -1,9 +1,8 @@
-"""Clients that never give up, and the judgement of what the ledger holds in the end.
+"""Clients that earn, hold, capture, redeem, transfer and read at several nodes, and write down all they were told.
 
-Each client sends events and redemptions one after the other, with the same id or Idempotency-Key again and again until
-it has a definite answer: done, or refused for want of points. Now and then it repeats what was answered already. So in
-the end every operation that was done must be in the ledger exactly once, under the entry that was answered, and nothing
-else may be there.
+Every change has an Idempotency-Key (an event its id) and is sent again under it, to the next node, until the answer is
+definite. Some clients give up earlier, as people do: then nobody knows what became of it. Now and then one asks again
+for what it was told already. Each sending is a `Call` of the history; `tests.concurrency.check` judges them.
 """
 
 from __future__ import annotations
@@ -12,241 +11,327 @@ import random
 import secrets
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import httpx
 
-from loyalty.ops import demo
+from loyalty.infra.ids import entry_id, entry_number
+from loyalty.infra.mongo import Document
+from loyalty.ledger.entry import business_key
+from tests.concurrency.history import Call
 
+WEIGHTS = {
+    "earn": 26,
+    "again": 6,
+    "hold": 14,
+    "capture": 10,
+    "void": 4,
+    "redeem": 18,
+    "cancel": 3,
+    "transfer": 10,
+    "read": 14,
+}
 COSTS = (5, 40)  # small, so that balances are emptied over and over and overspending is a real temptation
-SHARE_OF_EVENTS = 0.6
-SHARE_OF_REPETITIONS = 0.1
 MOST_DOLLARS = 30
-LONGEST_PAUSE_S = 0.5
+SEEDED_DOLLARS = 50
+HOLD_SECONDS = 6 * 3600  # longer than any run: what ends a hold is a client
+SHARE_THAT_GIVES_UP = 0.3
+
+Connect = Callable[[str], httpx.Client]
+"""Makes a client of one node that carries the given key."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """An operation with a definite, good answer."""
+class Stage:
+    """A sandbox program of its own, in which everything was told by the clients. `key` is the id of their key."""
 
-    member: str
-    entry: str
-    points: int
-    """What it gave (above zero or zero) or took (below)."""
+    program: str
+    key: str
+    secret: str = field(repr=False)
+    members: tuple[int, ...]
+    rewards: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class _Request:
+    kind: str
+    member: int
+    detail: Document
+    keys: tuple[tuple[int, bytes], ...]
+    method: str
+    path: str
+    body: Document | None = None
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
 class Tally:
     """What the clients have seen. `defects` are answers that must never be given."""
 
-    done: list[Done] = field(default_factory=list)
-    refused: int = 0
-    repeated: int = 0
-    attempts: Counter[str] = field(default_factory=Counter)
+    calls: list[Call] = field(default_factory=list)
+    answers: Counter[str] = field(default_factory=Counter)
     defects: list[str] = field(default_factory=list)
-    longest_silence_s: float = 0.0
-    """The longest time in which no client got anything done."""
+
+    def acknowledged(self) -> list[Call]:
+        """The changes that were done, each once, in the order in which that was first known."""
+        done = sorted((call for call in self.calls if call.status == "done" and call.keys), key=lambda call: call.ended)
+        return list({call.keys[0][1]: call for call in reversed(done)}.values())[::-1]
+
+    def refused(self) -> int:
+        """How many sendings were refused for a reason that the ledger must bear out."""
+        return sum(call.status == "refused" for call in self.calls)
+
+    def unknown(self) -> int:
+        """How many changes never got a definite answer."""
+        known = {call.keys[0][1] for call in self.calls if call.keys and call.status != "unknown"}
+        return len({call.keys[0][1] for call in self.calls if call.keys} - known)
+
+    def gap_s(self, began: int, ended: int) -> float:
+        """The longest time without an acknowledged change that began or ended between two instants (ns)."""
+        ends = [call.ended for call in self.acknowledged() if call.ended <= ended]
+        instants = [began, *(instant for instant in ends if instant >= began), ended]
+        return max(after - before for before, after in pairwise(instants)) / 1e9
+
+
+def prepare(api: httpx.Client, *, members: int) -> tuple[Stage, Tally]:
+    """Make the program, its rule, rewards and members, who get some points; `api` carries a key that may do so."""
+    program = f"faults-{secrets.token_hex(4)}"
+    wanted = {
+        "id": program,
+        "name": "Faults",
+        "currency": "USD",
+        "mode": "sandbox",
+        "policies": {"wallets": {"points": {"transferable": True}}},
+    }
+    key = _made(api, "/v1/programs", wanted)["key"]
+    own = {"Authorization": f"Bearer {key['secret']}"}
+    rule = {"id": "base", "type": "points_per_spend", "points": 1, "per": "1.00"}
+    _made(api, "/v1/rules/versions", {"rules": [rule]}, own)
+    rewards = []
+    for cost in COSTS:
+        rewards.append((_made(api, "/v1/rewards", {"name": f"For {cost}", "cost": cost}, own)["id"], cost))
+    tally = Tally()
+    numbers = []
+    for place in range(members):
+        event = {"id": f"seed-{place}", "type": "purchase", "amount": f"{SEEDED_DOLLARS}.00"}
+        told = {"source": "till", "member": {"external_id": str(place)}, "currency": "USD", **event}
+        began = time.monotonic_ns()
+        entry = _made(api, "/v1/events", told, own)["entries"][0]
+        number = entry_number(entry["id"]) or 0
+        name = business_key(program, "event", "till", event["id"])
+        call = Call("earn", number >> 24, {"event": event}, ((number >> 24, name),), began, time.monotonic_ns(), "done")
+        tally.calls.append(replace(call, entry=number, hash=bytes.fromhex(entry["hash"])))
+        numbers.append(number >> 24)
+    return Stage(program, key["id"], key["secret"], tuple(numbers), tuple(rewards)), tally
+
+
+def _made(api: httpx.Client, path: str, body: Document, headers: dict[str, str] | None = None) -> Any:
+    answer = api.post(path, json=body, headers={"Idempotency-Key": secrets.token_hex(16), **(headers or {})})
+    if not answer.is_success:
+        raise RuntimeError(f"{path} was refused: {answer.status_code} {answer.text[:300]}")
+    return answer.json()
 
 
 class Workload:
-    """`connect` makes a client that carries a key with every scope, to a program of its own."""
+    """Clients over the nodes that `connects` lead to. Each waits about `pause_s` between two operations."""
 
-    def __init__(self, connect: Callable[[], httpx.Client], *, members: int = 24, clients: int = 8) -> None:
-        self._connect = connect
-        self._members = [f"fault-{number:03d}" for number in range(members)]
-        self._clients = clients
-        self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._threads: list[threading.Thread] = []
-        self._rewards: dict[str, int] = {}
-        self._last_done = time.monotonic()
-        self.tally = Tally()
+    def __init__(
+        self, stage: Stage, tally: Tally, connects: Sequence[Connect], *, clients: int = 8, pause_s: float = 0.2
+    ) -> None:
+        self.stage = stage
+        self.tally = tally
+        self.pause_s = pause_s
+        self.stopping = threading.Event()
+        self.expired = threading.Event()
+        self.known: dict[tuple[str, int], deque[int]] = defaultdict(lambda: deque(maxlen=4))
+        self.lock = threading.Lock()
+        self._threads = [
+            threading.Thread(target=_Client(self, number, connects).run, name=f"client {number}", daemon=True)
+            for number in range(clients)
+        ]
 
     def start(self) -> None:
-        """Publish the rule, make the rewards, and let the clients run."""
-        with self._connect() as api:
-            demo.configure(api)
-            for cost in COSTS:
-                answer = api.post(
-                    "/v1/rewards",
-                    json={"name": f"Reward for {cost}", "cost": cost},
-                    headers={"Idempotency-Key": secrets.token_hex(16)},
-                )
-                answer.raise_for_status()
-                self._rewards[answer.json()["id"]] = cost
-        self._last_done = time.monotonic()
-        for number in range(self._clients):
-            thread = threading.Thread(target=self._run, args=(number,), name=f"client {number}", daemon=True)
+        for thread in self._threads:
             thread.start()
-            self._threads.append(thread)
 
-    def stop(self, *, patience_s: float = 120) -> Tally:
-        """Let every client finish its operation, and return what they have seen."""
-        self._stopping.set()
+    def stop(self, *, patience_s: float = 60) -> Tally:
+        """Let every client finish its operation, and return what they have seen.
+
+        Whatever is still without a definite answer after `patience_s` in peace is a defect.
+        """
+        self.stopping.set()
         deadline = time.monotonic() + patience_s
         for thread in self._threads:
             thread.join(max(0.1, deadline - time.monotonic()))
             if thread.is_alive():
-                self.tally.defects.append(f"{thread.name} got no definite answer within {patience_s} s of the end")
+                self.defect(f"{thread.name} got no definite answer within {patience_s:.0f} s of the end")
+        self.expired.set()
+        for thread in self._threads:
+            thread.join()
         return self.tally
 
-    def judge(self) -> list[str]:
-        """What is wrong with the ledger; empty if nothing is."""
-        defects = list(self.tally.defects)
-        by_member: dict[str, list[Done]] = {member: [] for member in self._members}
-        for done in self.tally.done:
-            by_member[done.member].append(done)
-        with self._connect() as api:
-            for member, operations in by_member.items():
-                defects += [f"{member}: {defect}" for defect in _judge_member(api, member, operations)]
-        return defects
-
-    def _run(self, number: int) -> None:
-        with self._connect() as api:
-            count = 0
-            while not self._stopping.is_set():
-                count += 1
-                name = f"{number}-{count}"
-                member = random.choice(self._members)
-                send = (
-                    self._event(member, name) if random.random() < SHARE_OF_EVENTS else self._redemption(member, name)
-                )
-                try:
-                    done = self._until_definite(api, send)
-                    if done is not None and random.random() < SHARE_OF_REPETITIONS:
-                        self._repeat(api, send, done)
-                except Exception as error:  # a client that dies silently would prove nothing
-                    self._defect(f"client {number} failed with {error!r}")
-                    return
-
-    def _event(self, member: str, name: str) -> _Operation:
-        dollars = random.randint(0, MOST_DOLLARS)
-        event = {
-            "source": "faults",
-            "id": name,
-            "type": "purchase",
-            "member": {"external_id": member},
-            "occurred_at": "2026-01-01T12:00:00Z",
-            "amount": f"{dollars}.99",
-            "currency": "USD",
-        }
-        return _Operation("/v1/events", event, {}, member, dollars)
-
-    def _redemption(self, member: str, name: str) -> _Operation:
-        reward, cost = random.choice(list(self._rewards.items()))
-        body = {"member": {"external_id": member}, "reward": reward}
-        return _Operation("/v1/redemptions", body, {"Idempotency-Key": f"faults-{name}"}, member, -cost)
-
-    def _until_definite(self, api: httpx.Client, operation: _Operation) -> Done | None:
-        while True:
-            response = self._attempt(api, operation)
-            if response is not None and response.is_success:
-                done = operation.read(response.json())
-                if done.points != operation.points:
-                    self._defect(f"{operation.path} was to move {operation.points} points and moved {done.points}")
-                with self._lock:
-                    now = time.monotonic()
-                    self.tally.longest_silence_s = max(self.tally.longest_silence_s, now - self._last_done)
-                    self._last_done = now
-                    self.tally.done.append(done)
-                return done
-            if response is not None and response.status_code in (404, 409):
-                # No points, or a customer who has bought nothing yet; both are definite.
-                code = response.json()["code"]
-                if code in ("insufficient_points", "not_found") and operation.points < 0:
-                    with self._lock:
-                        self.tally.refused += 1
-                    return None
-                if code != "request_in_progress":
-                    raise AssertionError(f"{operation.path} was refused: {response.text[:300]}")
-            time.sleep(random.uniform(0.02, LONGEST_PAUSE_S))  # a till's pace
-
-    def _repeat(self, api: httpx.Client, operation: _Operation, first: Done) -> None:
-        """A definite answer must come again, whatever happened since."""
-        while (response := self._attempt(api, operation)) is None or not response.is_success:
-            if response is not None and response.status_code < 500 and response.status_code != 429:
-                self._defect(f"a repetition was refused: {response.text[:300]}")
-                return
-            time.sleep(random.uniform(0.02, LONGEST_PAUSE_S))  # a till's pace
-        again = operation.read(response.json())
-        if again != first:
-            self._defect(f"a repetition was answered with {again}, the first time with {first}")
-        with self._lock:
-            self.tally.repeated += 1
-
-    def _attempt(self, api: httpx.Client, operation: _Operation) -> httpx.Response | None:
-        """One request; None if there was no answer."""
-        try:
-            response = api.post(operation.path, json=operation.body, headers=operation.headers)
-        except httpx.TransportError as error:
-            self._count(type(error).__name__)
-            return None
-        self._count(str(response.status_code))
-        if response.status_code == 500:
-            self._defect(f"500 from {operation.path}: {response.text[:300]}")
-        if response.status_code == 503 and "Retry-After" not in response.headers:
-            self._defect(f"503 without Retry-After from {operation.path}")
-        return response
-
-    def _count(self, outcome: str) -> None:
-        with self._lock:
-            self.tally.attempts[outcome] += 1
-
-    def _defect(self, text: str) -> None:
-        with self._lock:
+    def defect(self, text: str) -> None:
+        """Note what must never happen."""
+        with self.lock:
             self.tally.defects.append(text)
 
 
-@dataclass(frozen=True)
-class _Operation:
-    path: str
-    body: dict[str, Any]
-    headers: dict[str, str]
-    member: str
-    points: int
+class _Client:
+    def __init__(self, workload: Workload, number: int, connects: Sequence[Connect]) -> None:
+        self.workload = workload
+        self.stage = workload.stage
+        self.number = number
+        self.nodes = [connect(self.stage.secret) for connect in connects]
+        self.node = number % len(self.nodes)
+        self.random = random.Random(f"{self.stage.program}-{number}")
+        self.count = 0
+        self.told: deque[_Request] = deque(maxlen=20)
 
-    def read(self, answer: dict[str, Any]) -> Done:
-        entry = answer["entries"][0] if "entries" in answer else answer["entry"]
-        return Done(self.member, entry["id"], entry["points"].get("points", 0))
+    def run(self) -> None:
+        while not self.workload.stopping.is_set():
+            kind = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+            place = self.random.randrange(len(self.stage.members))
+            try:
+                request = getattr(self, kind)(place)
+                if request is not None:
+                    self.send(request)
+            except Exception as error:  # a client that dies silently would prove nothing
+                self.workload.defect(f"client {self.number} failed with {error!r}")
+                break
+            self.workload.stopping.wait(self.random.uniform(0, 2 * self.workload.pause_s))
+        for node in self.nodes:
+            node.close()
 
+    # Each of these is one request, or none if there is nothing to do it to.
 
-def _judge_member(api: httpx.Client, member: str, operations: list[Done]) -> list[str]:
-    answer = api.get(f"/v1/members/ext:{member}/balance")
-    if answer.status_code == 404 and not operations:
-        return []
-    available = answer.json()["wallets"]["points"]["available"]
-    entries = _entries(api, member)
-    acknowledged = Counter(done.entry for done in operations)
-    found = Counter(entry["id"] for entry in entries)
-    defects = [f"{entry} was the answer to {count} operations" for entry, count in acknowledged.items() if count > 1]
-    defects += [f"{entry} is in the ledger {count} times" for entry, count in found.items() if count > 1]
-    defects += [f"{entry} was acknowledged and is lost" for entry in acknowledged if entry not in found]
-    defects += [f"{entry} is in the ledger and nobody was told" for entry in found if entry not in acknowledged]
-    moved = {done.entry: done.points for done in operations}
-    fold = 0
-    for entry in sorted(entries, key=lambda entry: entry["id"]):
-        points = entry["points"].get("points", 0)
-        if points != moved.get(entry["id"], points):
-            defects.append(f"{entry['id']} moved {points} points and was acknowledged with {moved[entry['id']]}")
-        fold += points
-        if fold < 0:
-            defects.append(f"overspent by {-fold} at {entry['id']}")
-    if fold != available:
-        defects.append(f"the balance says {available} and the entries add up to {fold}")
-    return defects
+    def earn(self, place: int) -> _Request:
+        event = {"id": self.name(), "type": "purchase", "amount": f"{self.random.randrange(1, MOST_DOLLARS)}.99"}
+        body = {"source": "till", "member": {"external_id": str(place)}, "currency": "USD", **event}
+        key = business_key(self.stage.program, "event", "till", event["id"])
+        member = self.stage.members[place]
+        return _Request("earn", member, {"event": event}, ((member, key),), "POST", "/v1/events", body)
 
+    def again(self, place: int) -> _Request | None:
+        """What was done before, as after a lost answer: the same answer must come again, whatever happened since."""
+        return self.random.choice(self.told) if self.told else None
 
-def _entries(api: httpx.Client, member: str) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = []
-    parameters = {"limit": "500"}
-    while True:
-        answer = api.get(f"/v1/members/ext:{member}/entries", params=parameters)
-        answer.raise_for_status()
-        page = answer.json()
-        entries += page["data"]
-        if not page["next_cursor"]:
-            return entries
-        parameters["cursor"] = page["next_cursor"]
+    def hold(self, place: int) -> _Request:
+        points = self.random.choice([1, 10, 40])
+        body = {"member": {"external_id": str(place)}, "points": points, "seconds": HOLD_SECONDS}
+        return self.change("hold", place, "/v1/holds", body, {"points": points})
+
+    def capture(self, place: int) -> _Request | None:
+        hold = self.recent("hold", place)
+        points = self.random.choice([None, 1])
+        body = {} if points is None else {"points": points}
+        if hold is None:
+            return None
+        return self.change("capture", place, f"/v1/holds/{entry_id(hold)}/capture", body, {"hold": hold})
+
+    def void(self, place: int) -> _Request | None:
+        hold = self.recent("hold", place)
+        if hold is None:
+            return None
+        return self.change("void", place, f"/v1/holds/{entry_id(hold)}/void", None, {"hold": hold})
+
+    def redeem(self, place: int) -> _Request:
+        reward, cost = self.random.choice(self.stage.rewards)
+        body = {"member": {"external_id": str(place)}, "reward": reward}
+        return self.change("redeem", place, "/v1/redemptions", body, {"points": cost})
+
+    def cancel(self, place: int) -> _Request | None:
+        bought = self.recent("redeem", place)
+        if bought is None:
+            return None
+        path = f"/v1/redemptions/{entry_id(bought)}/cancel"
+        return self.change("cancel", place, path, None, {"redemption": bought})
+
+    def transfer(self, place: int) -> _Request:
+        other = (place + self.random.randrange(1, len(self.stage.members))) % len(self.stage.members)
+        points = self.random.choice([1, 5, 30])
+        body = {"sender": {"external_id": str(place)}, "recipient": {"external_id": str(other)}, "points": points}
+        request = self.change("transfer", place, "/v1/transfers", body, {"points": points})
+        received = business_key(self.stage.program, "received", request.keys[0][1].hex())
+        return replace(request, keys=(*request.keys, (self.stage.members[other], received)))
+
+    def read(self, place: int) -> _Request:
+        return _Request("read", self.stage.members[place], {}, (), "GET", f"/v1/members/ext:{place}/balance")
+
+    def name(self) -> str:
+        self.count += 1
+        return f"{self.number}-{self.count}"
+
+    def change(self, kind: str, place: int, path: str, body: Document | None, detail: Document) -> _Request:
+        name, member = self.name(), self.stage.members[place]
+        key = business_key(self.stage.program, "request", self.stage.key, name)
+        return _Request(kind, member, detail, ((member, key),), "POST", path, body, {"Idempotency-Key": name})
+
+    def recent(self, kind: str, place: int) -> int | None:
+        """One of the latest entries of the kind that some client was told of."""
+        with self.workload.lock:
+            found = list(self.workload.known[kind, self.stage.members[place]])
+        return self.random.choice(found) if found else None
+
+    # How
+
+    def send(self, request: _Request) -> None:
+        """Send the request until the answer is definite, or until the client has had enough."""
+        gives_up = self.random.random() < SHARE_THAT_GIVES_UP
+        while True:
+            call = self.attempt(request)
+            with self.workload.lock:
+                self.workload.tally.calls.append(call)
+                if call.status == "done" and request.kind in ("hold", "redeem") and call.entry is not None:
+                    self.workload.known[request.kind, request.member].append(call.entry)
+            if call.status == "done" and request.keys:
+                self.told.append(request)
+            if call.status != "unknown" or gives_up or self.workload.expired.is_set():
+                return
+            self.node = (self.node + 1) % len(self.nodes)
+            self.workload.expired.wait(self.random.uniform(0.02, 0.3))  # a till's pace
+
+    def attempt(self, request: _Request) -> Call:
+        """One sending, and what was answered."""
+        call = Call(request.kind, request.member, request.detail, request.keys, began=time.monotonic_ns())
+        try:
+            node = self.nodes[self.node]
+            answer = node.request(request.method, request.path, json=request.body, headers=request.headers)
+        except httpx.TransportError as error:
+            call.ended = time.monotonic_ns()
+            self.count_answer(type(error).__name__)
+            return call
+        call.ended = time.monotonic_ns()
+        self.count_answer(str(answer.status_code))
+        if answer.is_success:
+            call.status = "done"
+            self.understand(call, answer.json())
+        elif answer.status_code >= 500 or answer.status_code == 429:
+            self.look_at_error(answer, request.path)
+        else:
+            problem = answer.json()
+            if problem["code"] != "request_in_progress":
+                call.status, call.code, call.seen = "refused", problem["code"], problem
+        return call
+
+    def understand(self, call: Call, answer: Any) -> None:
+        if call.kind == "read":
+            wallet = answer["wallets"]["points"]
+            call.seen = {"available": wallet["available"], "held": wallet["held"]}
+            return
+        entry = answer["transfer"]["sent"] if "transfer" in answer else answer.get("entry") or answer["entries"][0]
+        call.entry, call.hash = entry_number(entry["id"]), bytes.fromhex(entry["hash"])
+        call.replayed = answer["replayed"]
+
+    def look_at_error(self, answer: httpx.Response, path: str) -> None:
+        if answer.status_code == 500:
+            self.workload.defect(f"500 from {path}: {answer.text[:300]}")
+        if "problem+json" in answer.headers.get("Content-Type", "") and "Retry-After" not in answer.headers:
+            self.workload.defect(f"{answer.status_code} without Retry-After from {path}")
+
+    def count_answer(self, what: str) -> None:
+        with self.workload.lock:
+            self.workload.tally.answers[what] += 1

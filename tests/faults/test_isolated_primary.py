@@ -1,0 +1,131 @@
+"""A primary that nobody follows: until it notices, it takes writes that will never have been.
+
+Nothing that only such a primary has may be told to anybody: not as done, not as a balance, not as the reason of a
+refusal.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo.errors import PyMongoError
+
+from loyalty.infra.clock import system_clock
+from loyalty.infra.mongo import Mongo, connect
+from loyalty.ledger.append import Operation, append, append_together
+from loyalty.ledger.entry import Draft, business_key, request_digest
+from loyalty.ledger.movements import credit, debit
+from loyalty.members import service as members
+from loyalty.migrations import migrate
+from loyalty.points import service as points
+from loyalty.programs import service as programs
+from tests.faults.local import end
+from tests.servers import ReplicaSet, wait_until
+
+PROGRAM = "alone"
+
+
+@pytest.fixture
+def mongods() -> Iterator[ReplicaSet]:
+    """Of this test alone, because they die here."""
+    with tempfile.TemporaryDirectory(prefix="loyalty-", ignore_cleanup_errors=True) as directory, ExitStack() as at_end:
+        mongods = ReplicaSet(Path(directory))
+        at_end.callback(end, mongods)
+        mongods.start()
+        yield mongods
+
+
+@pytest.fixture
+def db(mongods: ReplicaSet) -> Iterator[Mongo]:
+    """With a member, ext:1, who has 10 points, and ext:2, who has none."""
+    tool = connect(mongods.uri, "alone", serves_requests=False)
+    migrate(tool, release="test", clock=system_clock)
+    programs.create(tool, id=PROGRAM, name="Alone", currency="USD", clock=system_clock)
+    for place in "12":
+        members.enrol(tool, PROGRAM, handles=[f"ext:{place}"], clock=system_clock)
+    append(tool.ledger, [operation(tool, "1", "given", 10)], clock=system_clock)
+    tool.client.close()
+    db = connect(mongods.uri, "alone")
+    yield db
+    db.client.close()
+
+
+def operation(db: Mongo, place: str, key: str, points: int) -> Operation:
+    """Give points, or take them when there are less than none."""
+    (member,) = members.resolve(db, PROGRAM, [f"ext:{place}"]).values()
+
+    def draft(state, sequence, now):  # type: ignore[no-untyped-def]
+        postings = (
+            credit(state, "points", points, source="issuance", sequence=sequence)
+            if points > 0
+            else debit(state, "points", -points, target="spent")
+        )
+        return Draft("adjust", now, postings, {})
+
+    return Operation(PROGRAM, member.number, (business_key(PROGRAM, key),), request_digest({"points": points}), draft)
+
+
+@contextmanager
+def alone(mongods: ReplicaSet, db: Mongo, wish: Operation) -> Iterator[None]:
+    """Meanwhile the primary has no followers, and an entry for `wish` all the same. Afterwards that is gone."""
+    primary, others = mongods.primary(), mongods.secondaries()
+    for other in others:
+        other.kill()
+
+    def in_vain() -> None:
+        with suppress(PyMongoError):
+            append(db.ledger, [wish], clock=system_clock)
+
+    def is_there() -> bool:
+        return db.ledger.find_one({"keys": wish.keys[0]}) is not None
+
+    writer = threading.Thread(target=in_vain)
+    writer.start()
+    try:
+        wait_until(is_there, timeout_s=5, failure=lambda: "the primary did not take it")
+        yield
+    finally:
+        primary.kill()
+        writer.join()
+        for other in others:
+            other.start()
+        mongods.primary()
+        gone = not is_there()
+        primary.start()
+    assert gone, "it was not undone, so nothing was proved"
+
+
+def test_nobody_is_told_what_may_yet_be_undone(mongods: ReplicaSet, db: Mongo) -> None:
+    all_of_it = operation(db, "1", "all of it", -10)
+    some_of_it = operation(db, "1", "some of it", -5)
+    received = operation(db, "2", "received", 5)
+
+    def balance() -> int:
+        _, head = points.find_with_head(db, PROGRAM, "ext:1")
+        return head.state.wallet("points").available
+
+    def answer(ask: Callable[[], Any]) -> Any:
+        try:
+            return ask()
+        except PyMongoError:
+            return None
+
+    questions: list[Callable[[], Any]] = [
+        lambda: append(db.ledger, [all_of_it], clock=system_clock),
+        lambda: append(db.ledger, [some_of_it], clock=system_clock),
+        lambda: append_together(db.ledger, [some_of_it, received], clock=system_clock),
+        balance,
+    ]
+    with alone(mongods, db, all_of_it), ThreadPoolExecutor() as together:
+        done_before, refused, refused_together, shown = together.map(answer, questions)
+    assert done_before is None, "what was undone afterwards was said to be done"
+    assert refused is None, "an operation was refused for want of points that were not spent"
+    assert refused_together is None, "a transfer was refused for want of points that were not spent"
+    assert shown in (10, None), "points were missing that were not spent"
