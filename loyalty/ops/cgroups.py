@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from loyalty.ops.errors import Failure
+
 
 def own_groups(proc_self_cgroup: str, mounts: str, name: str) -> list[Path]:
     """Return the directories of the control groups that a server called ``name`` shall have.
@@ -50,6 +52,29 @@ def make(name: str) -> list[Path]:
     for group in groups:
         group.mkdir(parents=True, exist_ok=True)
     return groups
+
+
+def freeze(groups: Iterable[Path], *, frozen: bool, patience_s: float = 10.0) -> None:
+    """Stop every process in the groups where it stands, or let all go on; returns when that is so."""
+    for group in groups:
+        for file, word, answer, wanted in _freezers(frozen):
+            if not (group / file).exists():
+                continue
+            (group / file).write_text(word)
+            deadline = time.monotonic() + patience_s
+            while wanted not in (group / answer).read_text():
+                if time.monotonic() > deadline:
+                    raise Failure(f"{group.name} does not {'stop' if frozen else 'go on'}.", "Give the command again.")
+                time.sleep(0.01)
+
+
+def _freezers(frozen: bool) -> tuple[tuple[str, str, str, str], ...]:
+    """For versions 1 and 2: the file to write, the word for it, the file that answers, what it says when it is so."""
+    state = "FROZEN" if frozen else "THAWED"
+    return (
+        ("freezer.state", state, "freezer.state", state),
+        ("cgroup.freeze", str(int(frozen)), "cgroup.events", f"frozen {int(frozen)}"),
+    )
 
 
 def remove(groups: Iterable[Path], *, patience_s: float = 5.0) -> list[Path]:

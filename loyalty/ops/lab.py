@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal
 
-from loyalty.ops import host, mounts, network, rootfs
+from loyalty.ops import cgroups, host, mounts, network, rootfs
 from loyalty.ops.errors import Failure, Refusal
 from loyalty.ops.locks import locked
 from loyalty.ops.server import Server
@@ -25,6 +26,8 @@ from loyalty.ops.site import LAB_DIRECTORY, Site, check_name, sites, topology_ho
 
 Say = Callable[[str], None]
 """Takes one line about what happens now."""
+
+Direction = Literal["both", "in", "out"]
 
 
 class Lab:
@@ -119,7 +122,49 @@ class Lab:
     def kill(self, name: str) -> None:
         """Cut a server's power: nothing in it gets a chance to tidy up. Its disk stays."""
         site = self._existing()
-        self._server(site, self._known(site, name)).kill()
+        self._server(site, self._known(site, name)).kill(_groups(site, name))
+
+    def freeze(self, name: str) -> None:
+        """Stop everything in a server where it stands, as a machine that hangs: connections stay open and silent."""
+        self._freeze(name, frozen=True)
+
+    def thaw(self, name: str) -> None:
+        """Let a frozen server go on."""
+        self._freeze(name, frozen=False)
+
+    def partition(
+        self, name: str, others: Sequence[str] = (), *, direction: Direction = "both", percent: int = 100
+    ) -> None:
+        """Cut a server off from others of the site (default: all): both ways, or what it sends (`out`) or gets (`in`).
+
+        With ``percent`` only so many of the frames are lost. The operator's own way in stays.
+        """
+        site = self._existing()
+        own = site.addresses[self._known(site, name)]
+        far = [site.addresses[self._known(site, other)] for other in others or site.addresses if other != name]
+        network.cut(
+            site.tag,
+            [network.Cut(own, address, percent) for address in far if direction in ("both", "out")]
+            + [network.Cut(address, own, percent) for address in far if direction in ("both", "in")],
+        )
+
+    def slow(self, name: str, *, milliseconds: float, loss_percent: float = 0) -> None:
+        """Add so many milliseconds to each round trip of a server, and lose some of its frames."""
+        site = self._existing()
+        self._server(site, self._known(site, name)).slow_down(delay_ms=milliseconds / 2, loss_percent=loss_percent)
+
+    def heal(self) -> None:
+        """End every `partition`, `slow` and `freeze` of the site."""
+        site = self._existing()
+        network.mend(site.tag)
+        for name in site.addresses:
+            self._server(site, name).speed_up()
+            self._freeze(name, frozen=False)
+
+    def disk(self, name: str, at: str, *, mib: int) -> None:
+        """Give a directory of a running server a small disk of its own, to be filled. It is gone with a reboot."""
+        site = self._existing()
+        self._server(site, self._known(site, name)).mount_disk(at, mib=mib)
 
     def address(self, name: str) -> str:
         """Return the server's IPv4 address."""
@@ -156,6 +201,10 @@ class Lab:
             timeout=timeout_s,
             check=False,
         )
+
+    def _freeze(self, name: str, *, frozen: bool) -> None:
+        site = self._existing()
+        cgroups.freeze(_groups(site, self._known(site, name)), frozen=frozen)
 
     def _site_lock(self) -> AbstractContextManager[None]:
         tag = Site(self.site).tag

@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ def bridge_name(tag: str) -> str:
 def table_name(tag: str) -> str:
     """Return the name of the site's nft table."""
     return _TABLE_PREFIX + tag
+
+
+def cuts_table_name(tag: str) -> str:
+    """Return the name of the nft table that holds what does not get through."""
+    return f"cuts_{tag}"
 
 
 def choose_subnet(tag: str, taken: Iterable[IPv4Network]) -> IPv4Network:
@@ -100,8 +106,39 @@ table ip {table} {{
         _FORWARDING.write_text("1\n")
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Frames from one address to another that do not get through: all of them, or so many in a hundred."""
+
+    source: str
+    target: str
+    percent: int = 100
+
+
+def cut_rules(tag: str, cuts: Iterable[Cut]) -> str:
+    """Return the nft commands that add cuts to those that are there."""
+    table = f"bridge {cuts_table_name(tag)}"
+    lines = [f"add table {table}", f"add chain {table} forward {{ type filter hook forward priority 0; }}"]
+    for cut in cuts:
+        chance = "" if cut.percent == 100 else f"numgen random mod 100 < {cut.percent} "
+        lines.append(f"add rule {table} forward ip saddr {cut.source} ip daddr {cut.target} {chance}drop")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def cut(tag: str, cuts: Iterable[Cut]) -> None:
+    """Let frames between servers of a site disappear, connections that are open included."""
+    run(["nft", "--file", "-"], input_text=cut_rules(tag, cuts))
+
+
+def mend(tag: str) -> None:
+    """Let everything through again."""
+    if cuts_table_name(tag) in _tables():
+        run(["nft", "delete", "table", "bridge", cuts_table_name(tag)])
+
+
 def remove(tag: str) -> None:
-    """Remove what `create` made; forwarding goes back to what it was when the last lab leaves."""
+    """Remove what `create` and `cut` made; forwarding goes back to what it was when the last lab leaves."""
+    mend(tag)
     table, bridge = table_name(tag), bridge_name(tag)
     if table in _tables():
         run(["nft", "delete", "table", "ip", table])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -18,9 +20,11 @@ from loyalty.ops import aptsources, cgroups, mounts, network
 from loyalty.ops.errors import Failure
 from loyalty.ops.host import codename
 from loyalty.ops.process import run
+from loyalty.ops.site import CHECKOUT
 
 BOOT_PATIENCE_S = 60
 _FUSE = Path("/dev/fuse")
+_LINK_PATIENCE_S = 10
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # Joins the control groups first: what is started afterwards belongs to them from its first moment.
@@ -149,16 +153,88 @@ class Server:
             _tail(self.log),
         )
 
-    def kill(self) -> None:
+    def interface(self) -> str:
+        """Return the name of the server's network interface on this machine (nspawn may have shortened it)."""
+        found = json.loads(run(["ip", "-json", "link", "show", "dev", f"vb-{self.machine}"]))
+        return str(found[0]["ifname"])
+
+    def slow_link_pid(self) -> int | None:
+        """Return the process that slows the server's connection down, if one does."""
+        try:
+            wanted = ["loyalty.ops.slow_link", self.interface()]
+        except Failure:
+            return None  # the server is off, and its interface with it
+        for entry in Path("/proc").iterdir():
+            try:
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            except OSError:
+                continue
+            if words[2:4] == wanted:
+                return int(entry.name)
+        return None
+
+    def slow_down(self, *, delay_ms: float, loss_percent: float) -> None:
+        """Let everything that the server sends or gets take longer, in each direction, and some of it be lost."""
+        self.speed_up()
+        command = [sys.executable, "-m", "loyalty.ops.slow_link", self.interface(), network.bridge_name(self.tag)]
+        log = self.directory / "slow_link.log"
+        with log.open("w") as output:
+            subprocess.Popen(
+                [*command, str(delay_ms), str(loss_percent)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd=CHECKOUT,
+            )
+        deadline = time.monotonic() + _LINK_PATIENCE_S
+        while not log.read_text():
+            if time.monotonic() > deadline:
+                raise Failure(f"The connection of {self.name} did not slow down.", f"Read {log}", _tail(log))
+            time.sleep(0.02)
+
+    def speed_up(self) -> None:
+        """Put the server's interface back on its bridge."""
+        pid = self.slow_link_pid()
+        if pid is None:
+            return
+        _signal(pid, signal.SIGKILL)
+        run(["ip", "link", "set", self.interface(), "master", network.bridge_name(self.tag)])
+
+    def kill(self, groups: list[Path]) -> None:
         """Cut the power: SIGKILL to the first process. The disk stays as it is."""
         leader = self.leader_pid()
         if leader:
+            self.speed_up()
             _signal(leader, signal.SIGKILL)
+            cgroups.freeze(groups, frozen=False)  # who is frozen cannot even die
         self._wait_gone(10)
+
+    def mount_disk(self, at: str, *, mib: int) -> None:
+        """Put a directory of the running server, with what is in it, on a small disk of its own until a reboot."""
+        leader = self.leader_pid()
+        if leader is None:
+            raise Failure(f"The server {self.name} is off.", "Boot it first.")
+        image = self.directory / f"disk{at.replace('/', '-')}.img"
+        image.unlink(missing_ok=True)
+        with image.open("wb") as file:
+            file.truncate(mib << 20)
+        run(["mkfs.ext4", "-q", "-m", "0", str(image)])
+        device = run(["losetup", "--find", "--show", str(image)]).strip()
+        number = os.stat(device).st_rdev
+        script = (
+            'set -e; mknod "/dev/$1" b "$2" "$3"; trap \'rm "/dev/$1"\' EXIT; mount "/dev/$1" /mnt; cp -a "$4/." /mnt; '
+            'umount /mnt; mount "/dev/$1" "$4"; rmdir "$4/lost+found"'
+        )
+        words = [Path(device).name, str(os.major(number)), str(os.minor(number)), at]
+        try:
+            run(["nsenter", f"--target={leader}", "--mount", "sh", "-c", script, "sh", *words])
+        finally:
+            run(["losetup", "--detach", device])  # happens when it is unmounted, and that when the server ends
 
     def remove(self, groups: list[Path]) -> None:
         """Cut the power (the disk goes too, so nothing is worth saving), unmount, delete: nothing is left."""
-        self.kill()
+        self.kill(groups)
         mounts.remove_tree(self.directory)
         # systemd-nspawn leaves these behind when it is killed.
         shutil.rmtree(f"/run/systemd/nspawn/propagate/{self.machine}", ignore_errors=True)
