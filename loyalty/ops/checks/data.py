@@ -150,7 +150,7 @@ def application(seen: Seen, limits: Limits) -> Iterator[Complaint]:
         yield "site", said.rstrip("."), remedy or "loyalty status, on a host of the jobs"
 
 
-@check("ledger", "Every entry, chain, seal and wallet of the ledger is right", deep=True)
+@check("ledger", "Every entry, chain, seal and wallet of the ledger is right, where it was verified")
 def ledger(seen: Seen, limits: Limits) -> Iterator[Complaint]:
     told = seen["ledger"]
     if told is not None and not told["ok"]:

@@ -19,6 +19,7 @@ def judge(seen: Seen, limits: Limits) -> list[Finding]:
     findings = [
         Finding(host, check.name, check.level, found, remedy)
         for check in CATALOGUE.values()
+        if seen["deep"] or not check.deep
         for host, found, remedy in check.judge(seen, limits)
     ]
     return sorted(findings, key=lambda finding: finding.level != "problem")

@@ -142,7 +142,9 @@ def _redis(seen: Seen) -> str:
     if not followers and len(hosts_of(seen, "redis")) < 2:
         return ""
     masters = redis_masters(seen)
-    return f"master {' and '.join(masters) or 'NONE'}" + (f" · {', '.join(followers)} follow" if followers else "")
+    return f"master {' and '.join(masters) or 'NONE'}" + (
+        f" · {', '.join(followers)} follow{'s' if len(followers) == 1 else ''}" if followers else ""
+    )
 
 
 def _address(seen: Seen) -> str:

@@ -131,3 +131,12 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
         },
         "disks": [],
     }
+
+
+def cut_power(seen: dict[str, Any], host: str) -> None:
+    """The host is away: nobody can look at it, and the others' member rows say so."""
+    seen["hosts"][host] |= {"unreachable": "No route to host", "state": None, "mongodb": None, "edges": None}
+    for other in seen["hosts"].values():
+        for member in (other["mongodb"] or {}).get("members", ()):
+            if member["host"] == host:
+                member |= {"state": "UNREACHABLE", "lag_seconds": None}

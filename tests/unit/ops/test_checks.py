@@ -13,22 +13,13 @@ from loyalty.ops.checks.catalogue import Finding, Limits
 from loyalty.ops.checks.judge import CATALOGUE, judge
 from loyalty.ops.checks.screen import WIDTH, screen
 from loyalty.ops.site import topologies
-from tests.unit.ops.sites import RELEASE, disk, healthy
+from tests.unit.ops.sites import RELEASE, cut_power, disk, healthy
 
 Break = Callable[[dict[str, Any]], Any]
 
 
 def state(seen: dict[str, Any], host: str) -> Any:
     return seen["hosts"][host]["state"]
-
-
-def away(seen: dict[str, Any], host: str) -> None:
-    """The host has lost its power: nobody can look at it, and the others' member rows say so."""
-    seen["hosts"][host] |= {"unreachable": "connect timed out", "state": None, "mongodb": None, "edges": None}
-    for other in seen["hosts"].values():
-        for member in (other["mongodb"] or {}).get("members", ()):
-            if member["host"] == host:
-                member |= {"state": "UNREACHABLE", "lag_seconds": None}
 
 
 def members(seen: dict[str, Any], states: dict[str, str]) -> None:
@@ -62,7 +53,7 @@ def filling(seen: dict[str, Any]) -> None:
 
 
 BROKEN: dict[str, tuple[str, Break]] = {
-    "reachable": ("db2", lambda seen: away(seen, "db2")),
+    "reachable": ("db2", lambda seen: cut_power(seen, "db2")),
     "unit": ("box1", lambda seen: stop(seen, "box1", "nginx")),
     "disk": ("db1", lambda seen: state(seen, "db1")["disks"].update({"/var/lib/mongodb": disk(9)})),
     "certificate": ("box1", lambda seen: state(seen, "box1")["certificates"]["site"].update(days_left=13)),
@@ -120,11 +111,19 @@ def test_the_check_fails_and_no_other(name: str) -> None:
     assert len(finding.remedy) > 3
 
 
+@pytest.mark.parametrize("name", [name for name, check in CATALOGUE.items() if check.deep])
+def test_status_does_not_look_deep(name: str) -> None:
+    seen = healthy()
+    seen["deep"] = False
+    BROKEN[name][1](seen)
+    assert found(seen) == []
+
+
 class TestRows:
     def test_a_site_with_every_host_away_is_still_judged(self) -> None:
         seen = healthy()
         for name in seen["hosts"]:
-            away(seen, name)
+            cut_power(seen, name)
         seen["application"] = None
         assert {finding.check for finding in found(seen)} == {"reachable"}
         assert "AWAY" in screen(seen, found(seen))
@@ -138,15 +137,15 @@ class TestRows:
 
     def test_the_only_member_away_leaves_nothing_to_read(self) -> None:
         seen = healthy("two-server")
-        away(seen, "db1")
+        cut_power(seen, "db1")
         seen["application"] = {"mongodb": {"primary": None}, "problems": ["MongoDB has no primary. See: x"]}
         assert [(f.host, f.check) for f in found(seen)] == [("db1", "reachable"), ("site", "primary")]
         assert "?" in screen(seen, found(seen))
 
     def test_two_of_three_members_away_are_a_set_without_a_primary(self) -> None:
         seen = healthy()
-        away(seen, "db1")
-        away(seen, "db2")
+        cut_power(seen, "db1")
+        cut_power(seen, "db2")
         members(seen, {"db3": "SECONDARY"})
         assert [(f.host, f.check) for f in found(seen) if f.check == "primary"] == [("site", "primary")]
         assert "1 of 3 members" in next(f.found for f in found(seen) if f.check == "primary")
@@ -166,7 +165,7 @@ class TestRows:
 
     def test_an_edge_to_a_host_that_is_away_is_no_second_problem(self) -> None:
         seen = healthy()
-        away(seen, "db1")
+        cut_power(seen, "db1")
         members(seen, {"db2": "PRIMARY"})
         state(seen, "db2")["redis"].update(role="master")
         state(seen, "db3")["redis"].update(master="db2")
@@ -210,7 +209,7 @@ class TestScreen:
     def test_shows_each_problem_with_its_remedy(self) -> None:
         seen = healthy()
         stop(seen, "box1", "nginx")
-        away(seen, "db3")
+        cut_power(seen, "db3")
         said = screen(seen, found(seen))
         assert "2 problems:" in said
         assert "box1 · unit: nginx.service is inactive (dead)" in said
