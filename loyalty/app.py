@@ -14,6 +14,7 @@ from loyalty.auth.service import authenticate
 from loyalty.backtests import routes as backtests
 from loyalty.config import Settings, load_settings
 from loyalty.configuration import routes as configuration
+from loyalty.erasure import routes as erasure
 from loyalty.events import routes as events
 from loyalty.files import routes as files
 from loyalty.holds import routes as holds
@@ -53,6 +54,7 @@ APIS: tuple[Api, ...] = (
     rewards.api,
     adjustments.api,
     transfers.api,
+    erasure.api,
     proofs.api,
     configuration.api,
     files.api,

@@ -26,6 +26,7 @@ Scope = Literal[
     "keys:write",
     "ledger:read",
     "ledger:verify",
+    "members:erase",
     "members:merge",
     "members:read",
     "members:unfreeze",

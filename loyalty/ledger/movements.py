@@ -305,6 +305,23 @@ def reverse(
     return Reversal(postings, rest, 0)
 
 
+def forfeit(state: State, wallet: str, *, sequence: int) -> list[Posting]:
+    """Everything in `wallet` is gone, also what waits; what it owes is waived. Nothing may be held."""
+    have = state.wallet(wallet)
+    postings: list[Posting] = []
+    for lot in [lot for lot in have.lots if lot.activates_at is not None]:
+        posting = Posting(wallet, "pending", "available", lot.points, lot.id, expires_at=lot.expires_at)
+        for arrival in _arrivals(have, posting, sequence):
+            postings.append(arrival)
+            have = move(have, arrival)
+    postings += [
+        Posting(wallet, "available", "expired", lot.points, lot.id, expires_at=lot.expires_at) for lot in have.lots
+    ]
+    if have.deficit:
+        postings.append(Posting(wallet, "adjusted", "available", have.deficit, DEFICIT))
+    return postings
+
+
 def _next_change(wallet: Wallet) -> datetime | None:
     """The first instant at which time alone changes the wallet."""
     first: datetime | None = None

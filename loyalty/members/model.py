@@ -100,6 +100,8 @@ class Member:
     found: dict[str, Any] = field(default_factory=dict)
     frozen: dict[str, Any] | None = None
     """Since when (`at`), by which entry (`entry`) and why (`why`) nothing can be spent; None for nearly everybody."""
+    erased_at: datetime | None = None
+    """When the person was forgotten; None for nearly everybody."""
 
     def stands_for(self, number: int) -> bool:
         """Whether the member has that number, or one who has was merged into it."""
@@ -135,6 +137,7 @@ class Member:
             absorbed=tuple(document.pop("absorbed", ())),
             merged_into=document.pop("merged_into", None),
             frozen=document.pop("frozen", None),
+            erased_at=document.pop("erased", {}).get("at"),
             found=document,
         )
 
@@ -325,6 +328,7 @@ class MemberOut(Out):
     status: Status = Field(description="What the member may do.")
     profile: ProfileOut = Field(description="The person.")
     frozen: FrozenOut | None = Field(None, description="Set while nothing can be spent, whatever the status.")
+    erased_at: Timestamp | None = Field(None, description="When the person was forgotten; null for all others.")
     created_at: Timestamp = Field(description="When the member was enrolled.")
     updated_at: Timestamp = Field(description="When the member last changed.")
     version: int = Field(description="Grows with every change; the ETag carries it.")
@@ -332,7 +336,7 @@ class MemberOut(Out):
     @staticmethod
     def of(member: Member) -> MemberOut:
         """The wire form of a member."""
-        split = [found.split(":", 1) for found in member.handles]
+        split = [] if member.erased_at else [found.split(":", 1) for found in member.handles]
         return MemberOut.model_validate(
             {
                 "id": member.id,
@@ -341,6 +345,7 @@ class MemberOut(Out):
                 "status": member.status,
                 "profile": member.profile,
                 "frozen": member.frozen,
+                "erased_at": member.erased_at,
                 "created_at": member.created_at,
                 "updated_at": member.updated_at,
                 "version": member.version,
@@ -370,6 +375,14 @@ class IdentityTaken(Problem):
     code = "identity_taken"
     status = 409
     title = "Another member has this identity"
+
+
+class MemberErased(Problem):
+    """The person was forgotten, for good. If they come back, enrol them again with POST /v1/members."""
+
+    code = "member_erased"
+    status = 409
+    title = "The member was erased"
 
 
 class LastIdentity(Problem):

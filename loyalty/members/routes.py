@@ -15,6 +15,7 @@ from loyalty.members.model import (
     LastIdentity,
     Member,
     MemberChange,
+    MemberErased,
     MemberOut,
     MemberPage,
     MemberPath,
@@ -82,7 +83,7 @@ def read_member(context: Context, member: MemberPath) -> Reply[MemberOut]:
     scope="members:write",
     if_match="optional",
     idempotent=True,
-    problems=(NotFound,),
+    problems=(NotFound, MemberErased),
     example={"profile": {"language": "en"}, "status": "active"},
 )
 def change_member(context: Context, member: MemberPath, body: MemberChange) -> Reply[MemberOut]:
@@ -109,7 +110,7 @@ def change_member(context: Context, member: MemberPath, body: MemberChange) -> R
     status=201,
     answers={200: "The member had the identity already."},
     idempotent=True,
-    problems=(NotFound, IdentityTaken, TooManyIdentities),
+    problems=(NotFound, IdentityTaken, TooManyIdentities, MemberErased),
     example={"type": "phone", "value": "+49 30 1234567"},
 )
 def add_identity(context: Context, member: MemberPath, body: Identity) -> Reply[MemberOut]:

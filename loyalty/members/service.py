@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from bson.binary import Binary
 from bson.int64 import Int64
 from pymongo import ASCENDING, IndexModel, ReturnDocument
 from pymongo.client_session import ClientSession
@@ -18,6 +19,7 @@ from loyalty.infra.http.problems import PreconditionFailed
 from loyalty.infra.ids import member_number
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import NotFound, ValidationFailed
+from loyalty.ledger.entry import business_key
 from loyalty.members.model import (
     EXTERNAL,
     IDENTITY_TYPES,
@@ -26,6 +28,7 @@ from loyalty.members.model import (
     IdentityTaken,
     LastIdentity,
     Member,
+    MemberErased,
     TooManyIdentities,
     handle,
 )
@@ -38,6 +41,7 @@ INDEXES = {
         IndexModel([("program", ASCENDING), ("_id", ASCENDING)], name="program"),
         IndexModel([("program", ASCENDING), ("status", ASCENDING), ("_id", ASCENDING)], name="status"),
         IndexModel("absorbed", name="absorbed", sparse=True),
+        IndexModel("erased.handles", name="erased", sparse=True),
     ],
     COUNTERS: [],
 }
@@ -147,7 +151,8 @@ def count(db: Mongo, program_id: str, *, also: Document) -> int:
 
 
 def _members_of(program_id: str, also: Document | None) -> Document:
-    wanted: Document = {"program": program_id, "merged_into": None}
+    """Those who somebody stands behind."""
+    wanted: Document = {"program": program_id, "merged_into": None, "erased": None}
     return wanted if also is None else {**wanted, "$and": [also]}
 
 
@@ -212,9 +217,11 @@ def enrol(
 def auto_enrol(db: Mongo, program_id: str, handles: Sequence[str], now: datetime) -> dict[str, Member]:
     """A member for every handle: those that are missing are enrolled with that handle alone.
 
-    One insert for all. Where somebody else was faster, theirs is the member.
+    One insert for all. Where somebody else was faster, theirs is the member. Handles of those who were erased are
+    absent: an event brings nobody back.
     """
-    names = list(dict.fromkeys(handles))
+    gone = erased(db, program_id, handles)
+    names = [name for name in dict.fromkeys(handles) if name not in gone]
     numbers = allocate_numbers(db, len(names))
     documents = {name: _document(number, program_id, [name], now) for name, number in zip(names, numbers, strict=True)}
     taken: list[str] = []
@@ -235,6 +242,19 @@ def auto_enrol(db: Mongo, program_id: str, handles: Sequence[str], now: datetime
     return members
 
 
+def erased(db: Mongo, program_id: str, handles: Sequence[str]) -> set[str]:
+    """Those of the handles by which somebody was found who was erased."""
+    digests = {_digest(program_id, name): name for name in handles}
+    found: set[str] = set()
+    for document in db[COLLECTION].find({"erased.handles": {"$in": list(digests)}}, {"erased.handles": 1}):
+        found.update(digests[bytes(one)] for one in document["erased"]["handles"] if bytes(one) in digests)
+    return found
+
+
+def _digest(program_id: str, handle: str) -> bytes:
+    return business_key(program_id, "erased", handle)
+
+
 # -- changing ---------------------------------------------------------------------------------------------------------
 
 
@@ -251,6 +271,7 @@ def change(
 
     PreconditionFailed when the member is not at `expected_version` (None: whichever it is).
     """
+    _require_somebody(member)
     fields: dict[str, Any] = dict(profile or {})
     attributes = fields.pop("attributes", {})
     if len(member.profile.get("attributes", {}).keys() | attributes.keys()) > MOST_ATTRIBUTES:
@@ -293,6 +314,7 @@ def unfreeze(db: Mongo, member: Member, *, clock: Clock) -> Member:
 
 def add_identity(db: Mongo, member: Member, *, handle: str, clock: Clock) -> tuple[Member, bool]:
     """The member with the handle, and whether it is new. IdentityTaken when it is another member's."""
+    _require_somebody(member)
     if handle in member.handles:
         return member, False
     if len(member.handles) >= MOST_HANDLES:
@@ -344,6 +366,38 @@ def absorb(db: Mongo, gone: Member, stays: Member, *, now: datetime, session: Cl
         )
         if not changed.modified_count:
             raise PreconditionFailed(f"The member {member.id} has changed since it was read. Read it again.")
+
+
+def forget(db: Mongo, member: Member, *, now: datetime, session: ClientSession) -> None:
+    """Remove all that tells who the member is, and who those were that were merged into it.
+
+    Digests of the handles stay, so that `auto_enrol` lets nobody in by them. PreconditionFailed when the member has
+    changed since it was read.
+    """
+    nobody: Document = {
+        "handles": [f"erased:{member.id}"],  # no reference can name it; see `absorb`
+        "status": "blocked",
+        "profile": {},
+        "updated_at": now,
+        "erased": {"at": now, "handles": [Binary(_digest(member.program, name)) for name in member.handles]},
+    }
+    changed = db[COLLECTION].update_one(
+        {"_id": Int64(member.number), "program": member.program, "version": member.version},
+        {"$set": nobody, "$unset": {"enrolled_by": ""}, "$inc": {"version": 1}},
+        session=session,
+    )
+    if not changed.modified_count:
+        raise PreconditionFailed(f"The member {member.id} has changed since it was read. Read it again.")
+    absorbed = [Int64(number) for number in member.absorbed]
+    if absorbed:
+        db[COLLECTION].update_many(
+            {"_id": {"$in": absorbed}}, {"$set": {"profile": {}}, "$unset": {"enrolled_by": ""}}, session=session
+        )
+
+
+def _require_somebody(member: Member) -> None:
+    if member.erased_at is not None:
+        raise MemberErased("Nobody stands behind the member any more: the person was forgotten.")
 
 
 def _update(db: Mongo, member: Member, condition: Document, update: Document) -> Member:

@@ -26,7 +26,7 @@ from loyalty.ledger.entry import Draft, Head
 from loyalty.ledger.heads import head_lookup, head_of, read_heads
 from loyalty.ledger.state import HoldNotOpen, HoldTooSmall, InsufficientPoints, Refusal, State, fold, with_lapses
 from loyalty.members import service as members
-from loyalty.members.model import Member, SpendingFrozen
+from loyalty.members.model import Member, MemberErased, SpendingFrozen
 from loyalty.points import model
 from loyalty.points.settling import Tiering
 from loyalty.programs.calendar import Calendar
@@ -45,6 +45,9 @@ _SPENDING = frozenset({"spent", "held", "transferred"})
 
 CLOSED: Final = "merged"
 """The facet that closes a chain: its member was merged into another one."""
+
+ERASED: Final = "erased"
+"""The facet that closes a chain: nobody stands behind its member any more."""
 
 Decide = Callable[[State, int, datetime], Draft]
 
@@ -200,8 +203,9 @@ def done_before(db: Mongo, act: Act) -> Done | None:
 def rehearse(db: Mongo, act: Act, *, clock: Clock) -> Done:
     """What `perform` would do, without doing it: the entry that would be made, or the one that was. Raises Problem."""
     known = _find_members(db, [act], clock, enrol=False).get((act.program.id, act.member))
-    if known is None and not (act.enrols and act.program.auto_enrol):
-        raise NotFound(f"There is no member {act.member}.")
+    lets_in = act.enrols and act.program.auto_enrol
+    if known is None and not (lets_in and not members.erased(db, act.program.id, [act.member])):
+        raise _nobody(act)
     member, head = known or (_unknown_customer(act, clock()), Head.empty(0))
     operation = _operation(act, (member, head), _Tierings(db))
     before = done_before(db, act)
@@ -260,7 +264,7 @@ class _Tierings:
 def _operation(act: Act, known: tuple[Member, Head] | None, tierings: _Tierings) -> Operation:
     """The act as the ledger does it. Raises Problem for what speaks against it whatever the member's points."""
     if known is None:
-        raise NotFound(f"There is no member {act.member}.")
+        raise _nobody(act)
     member, head = known
     decide = act.decide(member)
     if not act.minds_tier:
@@ -273,12 +277,21 @@ def _operation(act: Act, known: tuple[Member, Head] | None, tierings: _Tierings)
     return Operation(act.program.id, member.number, *_asked(act), decide)
 
 
+def _nobody(act: Act) -> NotFound:
+    detail = f"There is no member {act.member}."
+    if act.enrols and act.program.auto_enrol and not act.member.startswith("mem_"):
+        detail += " Who was erased is not enrolled again by an event: POST /v1/members, if the person wants that."
+    return NotFound(detail)
+
+
 def _in_an_open_chain(decide: Decide) -> Decide:
-    """`decide`, unless its member was merged into another one after it was looked up."""
+    """`decide`, unless its member was erased, or merged into another one after it was looked up."""
 
     def draft(state: State, sequence: int, now: datetime) -> Draft:
         if CLOSED in state.facets:
             raise Refused(MergedMeanwhile("The member was merged into another one just now. Send the request again."))
+        if ERASED in state.facets:
+            raise Refused(MemberErased("Nobody stands behind the member any more: the person was forgotten."))
         return decide(state, sequence, now)
 
     return draft

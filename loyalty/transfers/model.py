@@ -81,7 +81,7 @@ class BalanceLimit(Problem):
 
 
 class OpenHolds(Problem):
-    """A member with points set aside cannot be merged: capture or void `holds` first."""
+    """A member with points set aside cannot be merged or erased: capture or void `holds` first."""
 
     code = "open_holds"
     status = 409

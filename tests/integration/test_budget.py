@@ -143,7 +143,7 @@ def test_an_earn_is_two_commands_and_few_calls(caller: Caller) -> None:
 def test_an_enrolling_earn_writes_the_member_and_the_entry(caller: Caller) -> None:
     commands, _, status = caller.cost("POST", "/v1/events", purchase("1", "00002"))
     assert status == 201
-    assert commands == ["aggregate", "insert", "insert"]
+    assert commands == ["aggregate", "find", "insert", "insert"]  # the second: whether the customer was erased
 
 
 def test_a_balance_is_one_command(caller: Caller) -> None:

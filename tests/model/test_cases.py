@@ -128,7 +128,7 @@ def test_points_out_of_nothing_are_a_defect() -> None:
 def test_the_ledger_knows_a_number_and_no_person() -> None:
     """Case 3.26: what a person is called stands in the profile alone, so it can go while the chain stays and verifies.
 
-    Erasure itself comes with the members' rights; until then nothing deletes a member.
+    No member is deleted, not even by an erasure.
     """
     engine = Engine(PLAIN, NOW)
     engine.event(purchase("first", "100.00"), NOW)

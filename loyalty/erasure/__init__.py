@@ -1,0 +1,1 @@
+"""Erasure: a person is forgotten, the chain of the points stays."""
