@@ -363,6 +363,7 @@ class _Recording:
             "passed": dict(award.passed),
             "drawn": dict(award.drawn),
             "paid": list(paid),
+            "unearning": self._unearning() if self.fact.payments else None,
         }
         document |= {name: value for name, value in optional.items() if value}
         if award.lines:
@@ -371,6 +372,18 @@ class _Recording:
         if tier is not None:
             document["tier"] = tier.id
         return document
+
+    def _unearning(self) -> Document | None:
+        """The part of the event that the program's policies let nothing be earned for, because of how it was paid."""
+        policies = self.terms.policies
+        methods = {*policies.unearning_payment_methods, *(() if policies.earn_on_points_paid else (POINTS_PAYMENT,))}
+        paid = [payment for payment in self.fact.payments if payment.method in methods and payment.amount]
+        if not paid:
+            return None
+        return {
+            "methods": sorted({payment.method for payment in paid}),
+            "amount": sum(payment.amount for payment in paid),
+        }
 
     # -- tiers --------------------------------------------------------------------------------------------------------
 

@@ -310,7 +310,11 @@ def refund(
             moves = movements.restore(state, paid.wallet, parts, now=now, grace_days=grace_days, sequence=sequence)
             state = fold(state, moves)
             postings += moves
-            restored.append({"wallet": paid.wallet, "points": target - already})
+            back: Document = {"wallet": paid.wallet, "points": target - already}
+            late = sum(part.points for part in parts if part.expires_at is not None and part.expires_at <= now)
+            if late:
+                back |= {"late": late, "grace_days": grace_days}
+            restored.append(back)
     taken: list[Document] = []
     earned: dict[str, int] = {}
     for credit, already, target in zip(purchase.credits, before.credits, after.credits, strict=True):
@@ -328,9 +332,12 @@ def refund(
         state = fold(state, reversal.postings)
         postings += reversal.postings
         document: Document = {"rule": credit.rule, "wallet": credit.wallet, "points": target - already}
-        for name, points in (("shortfall", reversal.shortfall), ("lapsed", reversal.lapsed)):
+        owed = sum(posting.points for posting in reversal.postings if posting.lot == DEFICIT)
+        for name, points in (("shortfall", reversal.shortfall), ("owed", owed), ("lapsed", reversal.lapsed)):
             if points:
                 document[name] = points
+        if reversal.shortfall or owed:
+            document["policy"] = policies.wallet(credit.wallet).overspent_refund
         taken.append(document)
         earned[credit.wallet] = earned.get(credit.wallet, 0) + target - already
     amount = purchase.left(before) - purchase.left(after)

@@ -186,6 +186,24 @@ class PaidOut(Out):
     parts: list[PartOut] = Field(description="The lots that they came from, in the order in which they were used.")
 
 
+class LotMoveOut(Out):
+    """Points of one lot that moved, other than by being earned."""
+
+    wallet: str = Field(description="The wallet.", examples=["points"])
+    lot: int = Field(description="The lot that they left or came back to. Lot 0 is what the wallet owes.", examples=[1])
+    points: int = Field(description="How many.", examples=[20])
+    source: str = Field(alias="from", description="The bucket that they left.", examples=["available"])
+    target: str = Field(alias="to", description="The bucket that they entered.", examples=["spent"])
+    expires_at: Timestamp | None = Field(None, description="When the lot expires; absent where it never does.")
+
+
+class UnearningOut(Out):
+    """A part of the purchase that earned nothing because of how it was paid."""
+
+    methods: list[str] = Field(description="By what it was paid.", examples=[["points"]])
+    amount: str = Field(description="How much that was.", examples=["5.00"])
+
+
 class ExplanationOut(Out):
     """Why an entry is as it is: what each rule gave, what limited it, and what became of the points."""
 
@@ -198,6 +216,12 @@ class ExplanationOut(Out):
     drawn: dict[str, int] | None = Field(None, description="Points that count against the budget of a campaign.")
     level: str | None = Field(None, description="The tier by which it was decided: that before the event.")
     paid: list[PaidOut] | None = Field(None, description="Points that paid a part of it.")
+    unearning: UnearningOut | None = Field(
+        None, description="What the program's policies kept out of every rule, because of how it was paid."
+    )
+    lots: list[LotMoveOut] | None = Field(
+        None, description="The lots whose points were used, expired, were taken back or came back, in this order."
+    )
     detail: Json = Field(
         description="What else the entry was made from: the reward, the reason, who did it; the purchase that it takes "
         "back and how much of it (`refund`), and what has become of that purchase by now (`refunded`)."
@@ -286,7 +310,7 @@ def buckets_json(entry: Mapping[str, Any]) -> Json:
 
 
 def explanation_json(entry: Mapping[str, Any]) -> Json:
-    """An `ExplanationOut`, from the evidence alone."""
+    """An `ExplanationOut`, from the entry alone."""
     evidence = entry["evidence"]
     award = evidence.get("award", {})
     currency = award.get("currency")
@@ -306,7 +330,20 @@ def explanation_json(entry: Mapping[str, Any]) -> Json:
         explanation["paid"] = [
             {**_wire(paid), "amount": money.to_text(paid["amount"], currency)} for paid in award["paid"]
         ]
+    if "unearning" in award:
+        unearning = award["unearning"]
+        explanation["unearning"] = {**unearning, "amount": money.to_text(unearning["amount"], currency)}
+    lots = [_lot_json(posting) for posting in entry["postings"] if posting["from"] != "issuance"]
+    if lots:
+        explanation["lots"] = lots
     return explanation
+
+
+def _lot_json(posting: Mapping[str, Any]) -> Json:
+    """A `LotMoveOut`."""
+    shown = {name: posting[name] for name in ("wallet", "lot", "points", "from", "to")}
+    ends = posting.get("expires_at")
+    return shown if ends is None else {**shown, "expires_at": format_instant(ends)}
 
 
 def _credit_json(credit: Mapping[str, Any]) -> Json:
