@@ -86,8 +86,8 @@ def test_the_person_goes_and_the_chain_stays(api: httpx.Client, ada: str, books:
     mine = [entry["id"] for entry in entries]
     assert [defect for defect in verify(books).defects if defect.where in mine] == []
     left = orjson.dumps([document, *chain], default=str)
-    for name in (b"Ada", b"lovelace", b"London", b"1815", b"ext:"):
-        assert name not in left
+    for text in (b"Ada", b"lovelace", b"London", b"1815", b"ext:"):
+        assert text not in left
     shown = api.get(f"/v1/members/{ada}").json()
     assert (shown["external_id"], shown["identities"], shown["status"]) == (None, [], "blocked")
     assert shown["erased_at"] == entries[0]["recorded_at"]
