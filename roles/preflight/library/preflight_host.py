@@ -49,7 +49,7 @@ options:
     type: float
     required: true
   ports:
-    description: Ports that must be free, with the process that may already hold each ({"443" -> "nginx"}).
+    description: Ports that must be free, with the processes that may already hold each ({"443" -> ["nginx"]}).
     type: dict
     required: true
   sources:
@@ -138,16 +138,16 @@ def clock(params: dict[str, Any]) -> Iterator[Problem]:
 
 def ports(params: dict[str, Any]) -> Iterator[Problem]:
     listening = dict(_listening())
-    wanted = {int(port): holder for port, holder in params["ports"].items()}
+    wanted = {int(port): ours for port, ours in params["ports"].items()}
     taken = {port: inode for port, inode in listening.items() if port in wanted}
     holders = _holders(set(taken.values())) if taken else {}
     for port, inode in sorted(taken.items()):
         holder = holders.get(inode, "an unknown process")
-        if holder != wanted[port]:
+        if holder not in wanted[port]:
             yield problem(
                 f"port {port}",
                 f"used by {holder}",
-                f"Stop and disable {holder}, or move it to another port: {wanted[port]} needs this one.",
+                f"Stop and disable {holder}, or move it to another port: {wanted[port][0]} needs this one.",
             )
 
 
