@@ -38,7 +38,7 @@ _COMMON = {
     "memtotal_mb": 16000,
     "all_ipv4_addresses": ["192.0.2.11"],
     "all_ipv6_addresses": ["fe80::1"],
-    "default_ipv4": {"address": "192.0.2.11"},
+    "default_ipv4": {"address": "192.0.2.11", "interface": "eth0"},
     "virtualization_role": "guest",
     "virtualization_type": "kvm",
     "service_mgr": "systemd",
@@ -71,6 +71,8 @@ _FOUND = {
     "__app_package": {"sha": "0123456789ab", "path": "loyalty.tar.gz"},
     "__scheduler_active": {"release": "20260131T120000Z-0123456789ab", "fingerprint": "0" * 64},
 }
+# Roles that the one-box does without.
+_SIMPLEST = {"balancer": "ha", "storage": "ha"}
 # Redis of each system, which its role asks for.
 _REDIS = {"ubuntu-22.04": "6.0.16", "debian-12": "7.0.15"}
 
@@ -156,12 +158,13 @@ def _topology(topology: str, host: str) -> dict[str, Any]:
     }
 
 
-def render(template: str, system: str, *, topology: str = "one-box", host: str = HOST, **overrides: Any) -> str:
+def render(template: str, system: str, *, topology: str = "", host: str = HOST, **overrides: Any) -> str:
     """`role/templates/name.j2` for a host of an example on `system` (a key of SYSTEMS).
 
-    An undefined variable is an error.
+    The example is the simplest one that has the role, unless another is named. An undefined variable is an error.
     """
     loader = _loader()
+    topology = topology or _SIMPLEST.get(template.split("/", 1)[0], "one-box")
     role = ROLES / template.split("/", 1)[0]
     variables = {
         **_load(role / "defaults" / "main.yml"),

@@ -26,9 +26,13 @@ UNITS = {
     "app/templates/loyalty@.service.j2": "loyalty@blue.service",
     "scheduler/templates/loyalty-jobs.service.j2": "loyalty-jobs.service",
     "mongodb/templates/mongod.service.j2": "mongod.service",
+    "redis/templates/redis-sentinel.service.j2": "redis-sentinel.service",
+    "storage/templates/loyalty-brick.service.j2": "loyalty-brick.service",
 }
 DROP_INS = {
     "mongodb/templates/peers.conf.j2": "mongod.service",
+    "balancer/templates/haproxy.dropin.j2": "haproxy.service",
+    "balancer/templates/keepalived.dropin.j2": "keepalived.service",
     "nginx/templates/sandbox.conf.j2": "nginx.service",
     "redis/templates/redis.dropin.j2": "redis-server.service",
 }
@@ -124,7 +128,10 @@ def test_systemd_accepts_the_unit(template: str, name: str, system: str, tmp_pat
 # Redis' own unit is boxed in by its package already; what the two make together is measured on the real server.
 @NEEDS_SYSTEMD
 @systems
-@pytest.mark.parametrize(("template", "name"), [*UNITS.items(), ("nginx/templates/sandbox.conf.j2", "nginx.service")])
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [*UNITS.items(), *(pair for pair in DROP_INS.items() if pair[1] != "redis-server.service")],
+)
 def test_the_unit_is_boxed_in(template: str, name: str, system: str, tmp_path: Path) -> None:
     unit = tmp_path / name
     unit.write_text(whole_unit(template, system), encoding="utf-8")

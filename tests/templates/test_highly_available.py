@@ -1,0 +1,69 @@
+"""What the roles write where any one host may fail: the example ha, on both systems."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.templates.render import SYSTEMS, render
+
+systems = pytest.mark.parametrize("system", SYSTEMS)
+REDIS = {"ubuntu-22.04": "6.0.16", "debian-12": "7.0.15"}
+
+
+def settings(template: str, system: str, host: str) -> list[list[str]]:
+    """The lines of a configuration, in words, without comments."""
+    lines = render(template, system, topology="ha", host=host).splitlines()
+    return [line.split() for line in lines if line and not line.startswith("#")]
+
+
+@systems
+@pytest.mark.parametrize("host", ["db1", "db2"])
+def test_redis_knows_nothing_of_its_role_but_how_to_present_itself(host: str, system: str) -> None:
+    ours = settings("redis/templates/redis.conf.j2", system, host)
+    ours += settings("redis/templates/replication.conf.j2", system, host)
+    names = [name for name, *_ in ours]
+    assert "replicaof" not in names
+    assert ["masteruser", "replica"] in ours
+    assert ["tls-replication", "yes"] in ours
+    # The first address is the source of its connections to other hosts, where 127.0.0.1 would not do.
+    assert next(words for words in ours if words[0] == "bind")[1].startswith("192.0.2.")
+
+
+@systems
+def test_a_sentinel_is_closed_and_writes_no_state_of_ours(system: str) -> None:
+    ours = settings("redis/templates/sentinel.conf.j2", system, "db1")
+    assert ["port", "0"] in ours
+    assert ["tls-port", "26379"] in ours
+    assert "requirepass" in [name for name, *_ in ours]
+    assert not [words for words in ours if words[:2] == ["sentinel", "monitor"]]
+    # 6.0 takes addresses only and knows no user for a Sentinel.
+    assert not [words for words in ours if "resolve-hostnames" in words]
+    names_user = [words for words in ours if words[:2] == ["sentinel", "auth-user"]]
+    assert len(names_user) == (0 if REDIS[system].startswith("6.0") else 1)
+
+
+@systems
+def test_every_user_of_redis_may_do_what_it_needs(system: str) -> None:
+    rules = settings("redis/templates/users.acl.j2", system, "db1")
+    users = {words[1]: words[2:] for words in rules}
+    if REDIS[system].startswith("6.0"):
+        assert set(users) == {"loyalty", "replica", "default"}
+        assert "+@all" not in users["default"]
+        assert not [word for rights in users.values() for word in rights if word.startswith("&")]
+    else:
+        assert set(users) == {"loyalty", "replica", "default", "sentinel"}
+        assert users["default"] == ["off"]
+    assert all(words == ["off"] or words[1].startswith("#") for words in users.values())
+    assert users["replica"][2:] == ["+psync", "+replconf", "+ping"]
+
+
+@systems
+def test_units_of_redis_strip_what_the_daemons_copy_of_our_settings(system: str) -> None:
+    for template, kept in (("redis.dropin.j2", "replicaof"), ("redis-sentinel.service.j2", "sentinel")):
+        text = render(f"redis/templates/{template}", system, topology="ha", host="db2")
+        assert re.search(rf'^ExecStartPre=/bin/sed -i "/\^{kept} /!d" /var/lib/redis/', text, re.MULTILINE)
+        assert "IPAddressAllow=192.0.2.11\n" in text, "the application on box1"
+        assert "IPAddressAllow=192.0.2.15\n" in text, "db3"
+        assert "secret-of-" not in text
