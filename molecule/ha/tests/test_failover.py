@@ -1,0 +1,204 @@
+"""Any one host may fail: what it costs those who are being served, measured at the floating address.
+
+Each test leaves the site whole. Run with `-s` to see the numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from loyalty.ops.site import CHECKOUT
+from tests.lab_site import LabSite
+from tests.servers import wait_until
+from tests.tills import Tills
+
+APP = ("box1", "box2")
+DATA = ("db1", "db2", "db3")
+CA = "/etc/loyalty/tls/ca.crt"
+
+
+def on(site: LabSite, host: str, *command: str) -> str:
+    """What a command prints on a host; empty when it fails, which it may while the host is away."""
+    done = site.lab.ssh(host, command, timeout_s=30)
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def holder(site: LabSite) -> str:
+    """Who has the floating address."""
+    address = site.url.removeprefix("https://")
+    holders = [host for host in APP if f" {address}/" in on(site, host, "ip", "-4", "address")]
+    return holders[0] if len(holders) == 1 else ""
+
+
+def nodes_ready(site: LabSite, host: str) -> bool:
+    """Whether the balancer of `host` sends requests to every node."""
+    return on(site, host, "balancer-nodes").count(" UP") == len(APP)
+
+
+def redis_master(site: LabSite, asked: str = "db1") -> str:
+    """The host that a Sentinel calls the master."""
+    command = f"redis-cli --tls --cacert {CA} -p 26379 sentinel get-master-addr-by-name loyalty"
+    password = site.secret("vault_redis_sentinel_password")
+    done = site.lab.ssh(asked, [f"read -r REDISCLI_AUTH; export REDISCLI_AUTH; {command}"], input_text=password + "\n")
+    addresses = {site.lab.address(host): host for host in DATA}
+    return addresses.get(done.stdout.split("\n")[0], "")
+
+
+def parts(site: LabSite) -> dict[str, Any]:
+    """What whoever answers says of its parts."""
+    with site.client(timeout_s=10) as client:
+        try:
+            found: dict[str, Any] = client.get("/readyz").json()["parts"]
+        except (httpx.TransportError, ValueError):
+            return {}
+    return found
+
+
+def is_whole(site: LabSite) -> bool:
+    states = {name: part["state"] for name, part in parts(site).items()}
+    return (
+        states == {"mongodb": "up", "redis": "up", "storage": "up"}
+        and bool(holder(site))
+        and all(nodes_ready(site, host) for host in APP)
+        and all(redis_master(site, host) for host in DATA)
+        and on(site, "db1", "gluster", "volume", "heal", "loyalty", "info").count("Number of entries: 0") == len(DATA)
+    )
+
+
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 120) -> float:
+    """Seconds until `condition` holds."""
+    began = time.monotonic()
+    wait_until(condition, timeout_s=timeout_s, failure=lambda: what)
+    return time.monotonic() - began
+
+
+@pytest.fixture(autouse=True)
+def whole(site: LabSite) -> None:
+    until(lambda: is_whole(site), "the site is not whole")
+
+
+def show(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with capsys.disabled():
+        sys.stdout.write(f"\n{text}\n")
+
+
+def test_any_node_serves_anyone(site: LabSite) -> None:
+    answering = set()
+    for _ in range(20):
+        with site.client() as client:
+            answering.add(client.get("/version").json()["node"])
+    assert answering == set(APP)
+
+
+def test_a_node_without_power_costs_one_retry(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
+    """The one that does not hold the floating address: connections through the other's balancer."""
+    victim = next(host for host in APP if host != holder(site))
+    with Tills(site) as tills:
+        site.lab.kill(victim)
+        tills.go_on(8)
+    show(capsys, tills.report(f"{victim} without power"))
+    site.lab.boot(victim)
+    assert not tills.failed
+    assert tills.most_attempts <= 2
+    assert not tills.lost()
+
+
+def test_the_floating_address_moves_when_its_holder_loses_power(
+    site: LabSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    victim = holder(site)
+    with Tills(site) as tills:
+        site.lab.kill(victim)
+        tills.go_on(8)
+    show(capsys, tills.report(f"{victim}, holder of the address, without power"))
+    site.lab.boot(victim)
+    assert not tills.failed
+    assert tills.longest_gap_s < 4
+    assert not tills.lost()
+
+
+def test_the_floating_address_moves_when_its_balancer_stops(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
+    victim = holder(site)
+    with Tills(site) as tills:
+        on(site, victim, "systemctl", "stop", "haproxy")
+        tills.go_on(6)
+    on(site, victim, "systemctl", "start", "haproxy")
+    show(capsys, tills.report(f"HAProxy of {victim} stopped"))
+    assert not tills.failed
+    assert tills.longest_gap_s < 3
+    assert not tills.lost()
+
+
+def test_a_frozen_redis_master_is_replaced_within_6_s(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
+    master = redis_master(site)
+    asked = next(host for host in DATA if host != master)
+    with Tills(site) as tills:
+        on(site, master, "systemctl", "kill", "--signal=STOP", "redis-server")
+        gone = until(lambda: redis_master(site, asked) not in ("", master), "no other master", timeout_s=30)
+        back = until(lambda: parts(site).get("redis", {}).get("state") == "up", "Redis is not up", timeout_s=30)
+        tills.go_on(3)
+    on(site, master, "systemctl", "kill", "--signal=CONT", "redis-server")
+    show(
+        capsys, tills.report(f"Redis of {master} frozen, another master after {gone:.1f} s, in use {back:.1f} s later")
+    )
+    assert not tills.failed
+    assert tills.most_attempts == 1
+    assert gone + back < 6
+
+
+def test_a_data_host_without_power(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
+    """The hardest: the host of Redis' master, with a copy of the files and a member of the replica set."""
+    victim = redis_master(site)
+    content = os.urandom(200_000)
+    with site.client() as client:
+        before = client.post("/v1/files", content=content, params={"name": "before"}).json()
+    with Tills(site) as tills, site.client(timeout_s=30) as client:
+        site.lab.kill(victim)
+        began = time.monotonic()
+        assert client.get(before["download_url"]).content == content
+        served = time.monotonic() - began
+        made = client.post("/v1/files", content=content + b"after", params={"name": "after"})
+        stored = time.monotonic() - began
+        tills.go_on(8)
+    show(
+        capsys,
+        tills.report(f"{victim} without power (file served after {served:.1f} s, another stored after {stored:.1f} s)"),
+    )
+    site.lab.boot(victim)
+    assert made.status_code == 201
+    assert not tills.failed
+    assert not tills.lost()
+    healed = until(lambda: is_whole(site), "the site did not become whole again", timeout_s=180)
+    show(capsys, f"{victim} back and whole after {healed:.1f} s")
+
+
+def test_a_killed_file_server_is_started_again(site: LabSite) -> None:
+    # Asked as a pattern that does not match the shell which asks.
+    on(site, "db2", "pkill", "-KILL", "-x", "glusterfsd")
+    until(lambda: on(site, "db2", "pgrep", "-x", "glusterfsd") != "", "the file server was not started again")
+
+
+def test_changes_reach_both_nodes_without_a_failed_request(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
+    """A changed setting starts the other colour of each node in turn, as a release does."""
+    inventories = ["-i", "inventory/ha", "-i", str(CHECKOUT / ".lab" / "sites" / site.lab.site / "inventory")]
+    command = [sys.executable, "-m", "ansible", "playbook", *inventories, "playbooks/site.yml", "--tags", "app"]
+    environment = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
+    with Tills(site) as tills:
+        for level in ("warning", "info"):
+            extra = ["--extra-vars", json.dumps({"app_log_level": level})]
+            done = subprocess.run(
+                [*command, *extra], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout[-3000:]
+    show(capsys, tills.report("both nodes switched, and back"))
+    assert not tills.failed
+    assert tills.most_attempts == 1
