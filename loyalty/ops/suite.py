@@ -88,7 +88,8 @@ SECTIONS = (
 )  # fmt: skip
 
 _TOOLS = (
-    ("nginx", "nginx", {"templates"}),
+    ("nginx", "nginx", {"templates", "faults"}),
+    ("haproxy", "haproxy", {"faults"}),
     ("systemd-analyze", "systemd", {"templates"}),
     ("redis-server", "redis-server", {"integration", "api", "faults"}),
     ("chromium", "chromium", {"api"}),
