@@ -13,6 +13,7 @@ from loyalty.ops.site import CHECKOUT, LAB_DIRECTORY
 class Box:
     """`inventories` are what the playbooks are given: the example, and the lab's overlay of addresses."""
 
+    site: str
     address: str
     domain: str
     ca_file: Path
@@ -26,6 +27,7 @@ def open_box(site: str) -> Box:
     directory = Path(str(variables["site_directory"]))
     secrets = {name: value for name, value in read_vault(directory / "vault.yml").items() if name.startswith("vault_")}
     return Box(
+        site=site,
         address=str(variables["ansible_host"]),
         domain=str(variables["site_domain"]),
         ca_file=directory / "ca" / "ca.crt",
