@@ -46,6 +46,7 @@ def cli() -> None:
       ./appliance deploy --site NAME           a new release of the application, nothing else
       ./appliance status --site NAME           how it is, on one screen; `doctor` looks deeper
       ./appliance graph --site NAME            who talks to whom
+      ./appliance explain VARIABLE --site NAME what a setting means, and the line that set it
     \b
     Work on it:
       ./appliance dev                          the application alone, as an ordinary user
@@ -175,6 +176,25 @@ def graph(site: str, as_json: bool, svg: str | None) -> None:
         click.echo(f"Written to {svg}.")
     else:
         click.echo(drawing.text(found))
+
+
+@cli.command()
+@click.argument("variable")
+@site_option
+@_json_option
+def explain(variable: str, site: str, as_json: bool) -> None:
+    """Explain VARIABLE: its meaning, its default, its value on each host, and the file and line that set it.
+
+    \b
+    ./appliance explain storage_path --site shop
+    """
+    from loyalty.ops import explain as explaining
+
+    found = explaining.explain(variable, site)
+    if as_json:
+        click.echo(json_module.dumps(asdict(found), indent=2, default=str))
+    else:
+        click.echo("\n".join(explaining.lines(found)))
 
 
 @cli.command()

@@ -54,6 +54,18 @@ def disk(seen: Seen, limits: Limits) -> Iterator[Complaint]:
                 )
 
 
+@check("mount", "What is kept on another disk, a share or the file servers is mounted")
+def mount(seen: Seen, limits: Limits) -> Iterator[Complaint]:
+    for name, state in states(seen):
+        for path in state["unmounted"]:
+            yield (
+                name,
+                f"nothing is mounted at {path}",
+                f"on {name}: mount {path}. If it refuses: is the disk there (lsblk), does its server answer? "
+                "journalctl -b -n 50 -p warning",
+            )
+
+
 @check("certificate", "Every certificate is there and valid for a while")
 def certificate(seen: Seen, limits: Limits) -> Iterator[Complaint]:
     for name, state in states(seen):

@@ -37,6 +37,11 @@ options:
     type: list
     elements: path
     required: true
+  mounts:
+    description: Folders that are only what they should be while something is mounted there.
+    type: list
+    elements: path
+    default: []
   redis_password:
     description: Password of Redis' user C(loyalty).
     type: str
@@ -60,8 +65,8 @@ EXAMPLES = r"""
 RETURN = r"""
 state:
   description: >-
-    C(units), C(disks), C(certificates), C(release), C(addresses), C(listening), C(versions), C(time), C(redis) and
-    C(deep).
+    C(units), C(disks), C(unmounted), C(certificates), C(release), C(addresses), C(listening), C(versions), C(time),
+    C(redis) and C(deep).
   type: dict
   returned: always
 """
@@ -88,7 +93,8 @@ VERSIONS = {
 READS = {
     "nginx.service": ("/etc/nginx", "/etc/loyalty/tls/site.crt"),
     "mongod.service": ("/etc/mongodb",),
-    "redis-server.service": ("/etc/redis/loyalty.conf", "/etc/redis/loyalty.acl", "/etc/loyalty/tls/redis.crt"),
+    "redis-server.service": ("/etc/redis/loyalty.conf", "/etc/redis/loyalty.acl", "/etc/redis/replication.conf"),
+    "redis-sentinel.service": ("/etc/redis/sentinel.conf",),
     "haproxy.service": ("/etc/haproxy",),
     "keepalived.service": ("/etc/keepalived",),
     "loyalty-jobs.service": ("/etc/loyalty/loyalty.env", "/etc/loyalty/credentials"),
@@ -319,6 +325,7 @@ def main() -> None:
             "services": {"type": "list", "elements": "str", "required": True},
             "release_directory": {"type": "path", "required": True},
             "disks": {"type": "list", "elements": "path", "required": True},
+            "mounts": {"type": "list", "elements": "path", "default": []},
             "redis_password": {"type": "str", "default": "", "no_log": True},
             "deep": {"type": "bool", "default": False},
         },
@@ -336,6 +343,7 @@ def main() -> None:
         "units": units,
         "release": release,
         "disks": {path: disk_state(path) for path in params["disks"]},
+        "unmounted": [path for path in params["mounts"] if not os.path.ismount(path)],
         "certificates": {name: found for name, found in certificates.items() if found},
         "addresses": addresses(),
         "listening": listening(),

@@ -83,6 +83,7 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
                 "units": [unit(s, u) for s in ("host", *services) for u in UNITS.get(s, ())],
                 "release": {"colour": "blue", "release": RELEASE, "previous": RELEASE} if "app" in services else None,
                 "disks": {"/": disk(), "/var/lib/mongodb": disk(60)},
+                "unmounted": [],
                 "certificates": {
                     which: {"path": f"/etc/loyalty/tls/{which}.crt", "not_after": "2027-11-28", "days_left": 364}
                     for which in ("ca", "site", "mongod")

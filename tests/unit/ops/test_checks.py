@@ -56,6 +56,7 @@ BROKEN: dict[str, tuple[str, Break]] = {
     "reachable": ("db2", lambda seen: cut_power(seen, "db2")),
     "unit": ("box1", lambda seen: stop(seen, "box1", "nginx")),
     "disk": ("db1", lambda seen: state(seen, "db1")["disks"].update({"/var/lib/mongodb": disk(9)})),
+    "mount": ("box2", lambda seen: state(seen, "box2")["unmounted"].append("/mnt/storage")),
     "certificate": ("box1", lambda seen: state(seen, "box1")["certificates"]["site"].update(days_left=13)),
     "release": ("site", lambda seen: state(seen, "box2")["release"].update(release="20261128T081500Z-0123456789ac")),
     "clock": ("db3", lambda seen: state(seen, "db3")["time"].update(synchronised=False)),
