@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 
 from loyalty import __version__
 from loyalty.config import Settings
+from loyalty.infra.bounded import Bounded
 from loyalty.infra.mongo import Mongo
 from loyalty.infra.redis import RedisLink
 from loyalty.jobs.lease import holder
@@ -27,7 +28,7 @@ from loyalty.proofs.model import violation_json
 
 _BATCH = 1000
 _PATIENCE_SECONDS = 4
-"""Whoever asks how it is wants to know soon that the database is away."""
+"""Whoever asks how it is wants to know soon what is away: the database, or a share of the network that never answers."""
 
 
 def gather(settings: Settings, db: Mongo, *, now: datetime) -> dict[str, Any]:
@@ -92,17 +93,19 @@ def _redis(settings: Settings) -> str:
 
 
 def _storage(path: Path) -> dict[str, Any]:
-    try:
+    def look() -> dict[str, Any]:
         space = os.statvfs(path)
+        return {
+            "free_bytes": space.f_bavail * space.f_frsize,
+            "total_bytes": space.f_blocks * space.f_frsize,
+            # On a server only the folders below are the application's own; a new one makes them on first use.
+            "writable": os.access(files if (files := path / "files").is_dir() else path, os.W_OK),
+        }
+
+    try:
+        return {"path": str(path), **Bounded("the storage").call(look, seconds=_PATIENCE_SECONDS)}
     except OSError as error:
         return {"path": str(path), "error": error.strerror}
-    return {
-        "path": str(path),
-        "free_bytes": space.f_bavail * space.f_frsize,
-        "total_bytes": space.f_blocks * space.f_frsize,
-        # On a server only the folders below are the application's own; a new one makes them on first use.
-        "writable": os.access(files if (files := path / "files").is_dir() else path, os.W_OK),
-    }
 
 
 def _last_seal(db: Mongo) -> dict[str, Any] | None:

@@ -115,7 +115,7 @@ def open_file(context: Context, token: LinkToken) -> Response:
     file, seconds = service.open_link(services.db, settings, token, now=services.clock())
     store = service.store_of(settings)
     path = store.path(file.sha256)
-    if not path.is_file():
+    if not store.has(file.sha256):
         log.error("a blob is missing: is the storage mounted?", path=str(path))
         raise Unavailable("The content cannot be read at the moment. Tell the operator.", retry_after_seconds=30)
     if settings.accel_redirect:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache, partial
 from hashlib import sha256
@@ -21,7 +22,7 @@ from loyalty.files.store import BlobStore, Incoming
 from loyalty.infra.clock import Clock
 from loyalty.infra.ids import new_id
 from loyalty.infra.mongo import Document, Mongo
-from loyalty.infra.problems import NotFound
+from loyalty.infra.problems import NotFound, Unavailable
 
 COLLECTION = "files"
 INDEXES = {
@@ -104,12 +105,16 @@ def list_files(db: Mongo, *, program: str, before: str | None, limit: int) -> li
 
 
 def delete(db: Mongo, store: BlobStore, *, program: str, file_id: str) -> File:
-    """Delete a file, and its content if no other file of any program has it. NotFound when there is none."""
+    """Delete a file, and its content if no other file of any program has it. NotFound when there is none.
+
+    With a storage that is away the file is gone all the same, and housekeeping removes the content later.
+    """
     document = db[COLLECTION].find_one_and_delete({"_id": file_id, "program": program})
     if document is None:
         raise NotFound(f"There is no file {file_id!r} in this program.")
     file = File.from_document(document)
-    store.remove(file.sha256, is_referred_to=partial(_is_referred_to, db, file.sha256))
+    with suppress(Unavailable):
+        store.remove(file.sha256, is_referred_to=partial(_is_referred_to, db, file.sha256))
     return file
 
 

@@ -7,6 +7,9 @@
 A blob appears by a rename after its bytes and before its folder are fsynced, so a crash leaves nothing half-written;
 at worst a blob that no record refers to, which housekeeping removes. Never the other way round: a blob is removed
 only under its lock, when there is no claim on it and no record refers to it.
+
+The storage may be a share of the network, which fails in two ways: with an error, or by never answering. Requests get
+503 for both; so every call to the file system that a request waits for goes through `Bounded`.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
 from loyalty.files.model import InsufficientStorage
+from loyalty.infra.bounded import Bounded
 from loyalty.infra.problems import Unavailable
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +42,9 @@ SNIFFED_BYTES: Final = 8192
 _FILE_MODE: Final = 0o640
 _FOLDER_MODE: Final = 0o750
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_LOOK_SECONDS: Final = 2.0  # for a first look, which tells whether the storage is there at all
+_LOCK_PAUSE_SECONDS: Final = 0.01
+_SECONDS: Final = 10.0  # for a write or a flush of up to the largest upload, on a disk that is busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +68,14 @@ class Incoming:
         self._hash = hashlib.sha256()
         self._head = b""
         self._size = 0
-        with _failures_are_problems():
-            self._path = store.incoming / f"{secrets.token_hex(16)}.part"
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        self._path = store.incoming / f"{secrets.token_hex(16)}.part"
+        self._descriptor = store.bounded(lambda: _create(self._path), seconds=_LOOK_SECONDS, undo=os.close)
 
     def __enter__(self) -> Incoming:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-        self._path.unlink(missing_ok=True)
+        self._store.tidy(self._discard)
 
     def write(self, data: bytes) -> int:
         """Append `data`. TooManyBytes beyond the limit, InsufficientStorage when the disk is full."""
@@ -76,13 +83,19 @@ class Incoming:
             raise TooManyBytes
         if len(self._head) < SNIFFED_BYTES:
             self._head += data[: SNIFFED_BYTES - len(self._head)]
-        with _failures_are_problems():
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+        self._store.bounded(lambda: self._write(data))
         self._hash.update(data)
         self._size += len(data)
         return len(data)
+
+    def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+
+    def _discard(self) -> None:
+        os.close(self._descriptor)
+        self._path.unlink(missing_ok=True)
 
     def content(self) -> Content:
         """What was written so far."""
@@ -94,20 +107,21 @@ class Incoming:
         If `refer` fails, its outcome may be unknown (the database may yet apply it), so the claim stays and keeps
         the blob from being removed until housekeeping takes both, a grace period later.
         """
-        with _failures_are_problems():
-            os.fsync(self._descriptor)
+        self._store.bounded(lambda: os.fsync(self._descriptor))
         digest = self._hash.hexdigest()
         with self._store.locked(digest):
             claim = self._store.incoming / f"{digest}.{secrets.token_hex(8)}"
-            with _failures_are_problems():
-                os.close(os.open(claim, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE))
-                try:
-                    self._store.adopt(self._path, digest)
-                except BaseException:
-                    claim.unlink()
-                    raise
+            self._store.bounded(lambda: self._adopt(claim, digest))
             refer()
+            self._store.tidy(claim.unlink)
+
+    def _adopt(self, claim: Path, digest: str) -> None:
+        os.close(_create(claim))
+        try:
+            self._store.adopt(self._path, digest)
+        except BaseException:
             claim.unlink()
+            raise
 
 
 class TooManyBytes(Exception):
@@ -122,16 +136,45 @@ class BlobStore:
         self.incoming = root / "incoming"
         self._locks = root / "locks"
         self._reserve_bytes = reserve_bytes
+        self._bounded = Bounded("the storage")
+
+    def bounded(
+        self, act: Callable[[], T], *, seconds: float = _SECONDS, undo: Callable[[T], object] | None = None
+    ) -> T:
+        """What `act` gives, which calls the file system. InsufficientStorage when it is full, Unavailable otherwise.
+
+        One that is not mounted, read-only, broken or hangs is the operator's to mend, not the client's. `undo` is for
+        what came too late.
+        """
+        try:
+            return self._bounded.call(act, seconds=seconds, undo=undo)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise InsufficientStorage("The storage is full. Tell the operator, then try again.") from None
+            log.error("the storage does not work", path=error.filename, reason=error.strerror)
+            raise Unavailable(
+                "The storage does not work at the moment. Tell the operator.", retry_after_seconds=30
+            ) from None
+
+    def tidy(self, act: Callable[[], object]) -> None:
+        """Clear something away, now or when the storage is back; else housekeeping does."""
+        self._bounded.tidy(act, seconds=_SECONDS)
 
     def receive(self, max_bytes: int, *, expected_bytes: int) -> Incoming:
         """Begin an upload. InsufficientStorage if `expected_bytes` would eat into the reserve."""
-        with _failures_are_problems():
-            for folder in (self.root, self.incoming, self._locks):
-                _make_folder(folder)
-            space = os.statvfs(self.root)
+        space = self.bounded(self._prepare, seconds=_LOOK_SECONDS)
         if space.f_bavail * space.f_frsize < expected_bytes + self._reserve_bytes:
             raise InsufficientStorage("The storage has no room for this file. Tell the operator, then try again.")
         return Incoming(self, max_bytes)
+
+    def _prepare(self) -> os.statvfs_result:
+        for folder in (self.root, self.incoming, self._locks):
+            _make_folder(folder)
+        return os.statvfs(self.root)
+
+    def has(self, digest: str) -> bool:
+        """Whether the blob is there. Unavailable when the storage cannot say."""
+        return self.bounded(self.path(digest).is_file, seconds=_LOOK_SECONDS)
 
     def path(self, digest: str) -> Path:
         """Where the blob is, or would be."""
@@ -145,13 +188,20 @@ class BlobStore:
     @contextmanager
     def locked(self, digest: str) -> Iterator[None]:
         """Hold the lock of the blob, against other threads and processes; the kernel frees it when a process dies."""
-        with _failures_are_problems():
-            descriptor = os.open(self._locks / digest[:2], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        path = self._locks / digest[:2]
+        descriptor = self.bounded(
+            lambda: os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE), undo=os.close
+        )
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Asked again and again rather than waited for: a lock that somebody holds is not a storage that hangs.
+            give_up = time.monotonic() + _SECONDS
+            while not self.bounded(lambda: _try_lock(descriptor)):
+                if time.monotonic() > give_up:
+                    raise Unavailable("Others are busy with the same content. Send the request again.")
+                time.sleep(_LOCK_PAUSE_SECONDS)
             yield
         finally:
-            os.close(descriptor)
+            self.tidy(lambda: os.close(descriptor))
 
     def adopt(self, path: Path, digest: str) -> None:
         """Rename the fsynced file `path` to be the blob, and put the new name on the disk. Call it under the lock.
@@ -167,9 +217,9 @@ class BlobStore:
     def remove(self, digest: str, *, is_referred_to: Callable[[], bool]) -> bool:
         """Remove the blob unless it is claimed or referred to; whether it is gone."""
         with self.locked(digest):
-            if any(self.incoming.glob(f"{digest}.*")) or is_referred_to():
+            if self.bounded(lambda: any(self.incoming.glob(f"{digest}.*"))) or is_referred_to():
                 return False
-            self.path(digest).unlink(missing_ok=True)
+            self.bounded(lambda: self.path(digest).unlink(missing_ok=True))
             return True
 
     def blobs(self, *, unchanged_for_seconds: float) -> Iterator[str]:
@@ -211,15 +261,13 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextmanager
-def _failures_are_problems() -> Iterator[None]:
-    """A full disk is 507; one that is not mounted, read-only or broken is 503, and the operator's to mend."""
+def _create(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
+
+def _try_lock(descriptor: int) -> bool:
     try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise InsufficientStorage("The storage is full. Tell the operator, then try again.") from None
-        log.error("the storage does not work", path=error.filename, reason=error.strerror)
-        raise Unavailable(
-            "The storage does not work at the moment. Tell the operator.", retry_after_seconds=30
-        ) from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+from functools import partial
+from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Final
 
 from pymongo.errors import PyMongoError
 
 from loyalty import __version__
+from loyalty.infra.bounded import Bounded
 from loyalty.infra.services import Services
+
+_PROBE_SECONDS: Final = 1.5
+"""Whoever asks whether we are ready gives up soon."""
 
 
 def readiness(services: Services) -> tuple[bool, dict[str, Any]]:
@@ -52,21 +58,27 @@ def _redis(services: Services) -> dict[str, Any]:
 
 
 def _storage(services: Services) -> dict[str, Any]:
+    """Never more than degraded: all nodes share one storage, and points need none."""
     started = perf_counter()
     path = services.settings.storage_path
-    if (path / "files").is_dir():  # on a server only the folders below are the application's own
-        path /= "files"
+    probe = services.shared("storage.probe", lambda: Bounded("the storage"))
     try:
-        with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-") as probe:
-            probe.write(b"ready")
-            probe.flush()
-            os.fsync(probe.fileno())
+        probe.call(partial(_write_and_flush, path), seconds=_PROBE_SECONDS)
     except OSError as error:
         return {
             "state": "degraded",
             "remedy": f"{path} cannot be written ({error.strerror}): uploads fail. Check its mount, space and owner.",
         }
     return {"state": "up", "milliseconds": _milliseconds(started)}
+
+
+def _write_and_flush(path: Path) -> None:
+    if (path / "files").is_dir():  # on a server only the folders below are the application's own
+        path /= "files"
+    with tempfile.NamedTemporaryFile(dir=path, prefix=".probe-") as probe:
+        probe.write(b"ready")
+        probe.flush()
+        os.fsync(probe.fileno())
 
 
 def _milliseconds(started: float) -> float:

@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -332,6 +333,80 @@ def test_a_storage_that_is_away_is_not_the_clients_fault(tmp_path: Path, mongo_u
     with own_application(tmp_path, mongo_uri, storage_path=str(tmp_path / "not-mounted")) as (_, api):
         answer = api.post("/v1/files", content=b"where to?")
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+
+
+def buy(api: httpx.Client, number: str) -> httpx.Response:
+    event = {
+        "source": "till",
+        "id": number,
+        "type": "purchase",
+        "member": {"external_id": "ada"},
+        "amount": "1.00",
+        "currency": "USD",
+    }
+    return api.post("/v1/events", json=event)
+
+
+def assert_only_files_are_away(api: httpx.Client, kept: str, *, readable: bool) -> None:
+    """Points as ever, ready but degraded, 503 with Retry-After for contents; and all of it soon."""
+    began = time.monotonic()
+    ready = api.get("/readyz")
+    assert (ready.status_code, ready.json()["parts"]["storage"]["state"]) == (200, "degraded")
+    for _ in range(6):  # more than there are threads, were each of them to hang
+        answer = api.post("/v1/files", content=b"where to?")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
+    opened = api.get(kept)
+    assert opened.status_code == (200 if readable else 503)
+    assert buy(api, secrets.token_hex(8)).status_code == 201
+    assert api.get("/v1/members/ext:ada/balance").status_code == 200
+    assert time.monotonic() - began < 10
+
+
+def assert_files_are_back(api: httpx.Client, kept: str) -> None:
+    def back() -> bool:
+        return bool(api.get("/readyz").json()["parts"]["storage"]["state"] == "up")
+
+    wait_until(back, timeout_s=10, failure=lambda: "the storage was not taken back")
+    assert api.get(kept).content == b"kept"
+    upload(api, b"again")
+
+
+def test_a_share_that_is_gone_takes_only_the_files_with_it(tmp_path: Path, mongo_uri: str) -> None:
+    share = tmp_path / "mounted" / "share"
+    share.mkdir(parents=True)
+    with own_application(tmp_path, mongo_uri, storage_path=str(share)) as (_, api):
+        kept = upload(api, b"kept")
+        link = str(kept["download_url"])
+        share.rename(tmp_path / "elsewhere")
+        assert_only_files_are_away(api, link, readable=False)
+        assert api.delete(f"/v1/files/{kept['id']}").status_code == 200  # its content goes with housekeeping
+        (tmp_path / "elsewhere").rename(share)
+        assert api.get(f"/v1/files/{kept['id']}").status_code == 404
+        upload(api, b"again")
+
+
+def test_a_disk_that_became_read_only_takes_only_the_files_with_it(
+    small_disk: Path, tmp_path: Path, mongo_uri: str
+) -> None:
+    with own_application(tmp_path, mongo_uri, storage_path=str(small_disk), files_reserve_bytes="0") as (_, api):
+        link = str(upload(api, b"kept")["download_url"])
+        subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+        assert_only_files_are_away(api, link, readable=True)
+        subprocess.run(["mount", "-o", "remount,rw", str(small_disk)], check=True)
+        assert_files_are_back(api, link)
+
+
+def test_a_storage_that_hangs_takes_only_the_files_with_it(small_disk: Path, tmp_path: Path, mongo_uri: str) -> None:
+    """Writes to a frozen file system wait in the kernel until it thaws; no signal ends them but the last one."""
+    with own_application(tmp_path, mongo_uri, storage_path=str(small_disk), files_reserve_bytes="0") as (_, api):
+        link = str(upload(api, b"kept")["download_url"])
+        subprocess.run(["fsfreeze", "--freeze", str(small_disk)], check=True)
+        try:
+            assert_only_files_are_away(api, link, readable=False)
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", str(small_disk)], check=True)
+        assert_files_are_back(api, link)
 
 
 def test_kill_9_in_the_middle_of_an_upload_leaves_nothing_visible(tmp_path: Path, mongo_uri: str) -> None:
