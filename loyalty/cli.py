@@ -678,7 +678,7 @@ def jobs_run(tool: Tool) -> None:
     from loyalty.jobs.worker import Worker, run_until_signalled
 
     configure_logging(tool.settings)
-    run_until_signalled(Worker(tool.database(), tool.settings, system_clock, JOBS))
+    run_until_signalled(Worker(tool.database(), tool.settings, JOBS))
 
 
 @main.command()

@@ -132,7 +132,7 @@ def complete(
             return
     result = result_json(totals, document["segments"])
     db[COLLECTION].update_one(
-        this,
+        {**this, "status": "running"},
         {
             "$set": {"status": "done", "finished_at": clock(), "result": result},
             "$unset": {"totals": "", "ranges": ""},
@@ -141,6 +141,7 @@ def complete(
 
 
 def fail(db: Mongo, document: Mapping[str, Any], error: Exception, *, clock: Clock) -> None:
-    """Say why a back-test cannot be done."""
+    """Say why a back-test cannot be done, unless another process has done it."""
     told = {"status": "failed", "finished_at": clock(), "error": f"{type(error).__name__}: {error}"[:500]}
-    db[COLLECTION].update_one({"_id": document["_id"]}, {"$set": told, "$unset": {"totals": "", "ranges": ""}})
+    unfinished = {"_id": document["_id"], "status": {"$in": ["waiting", "running"]}}
+    db[COLLECTION].update_one(unfinished, {"$set": told, "$unset": {"totals": "", "ranges": ""}})

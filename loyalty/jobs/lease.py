@@ -8,7 +8,8 @@ refused, so a process that was frozen through the end of its lease cannot undo w
 
 Locally the lease is trusted until a deadline on this host's boot clock, counted from *before* the request was
 sent and shortened by a margin: no assumption about clocks being equal is made, only that they advance alike
-for some seconds.
+for some seconds. By the same clock `now` goes on from what the database said, so that the periods of jobs are the
+same whichever host has the lease, and whatever its own clock shows.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import os
 import secrets
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 import pymongo
 from pymongo import ReturnDocument
 
+from loyalty.infra.clock import system_clock, to_milliseconds
 from loyalty.infra.mongo import Mongo
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -45,7 +47,7 @@ class Lease:
     """
 
     def __init__(
-        self, db: Mongo, name: str, *, node: str, seconds: float = 15.0, patience_seconds: float = 3.0
+        self, db: Mongo, name: str, *, node: str, seconds: float = 10.0, patience_seconds: float = 2.0
     ) -> None:
         self._leases = db.leases
         self._name = name
@@ -55,6 +57,7 @@ class Lease:
         self._deadline = 0.0
         self._revoked = False
         self._seeded = False
+        self._said: tuple[datetime, float] | None = None  # the database's time, and ours in boot seconds
         self.holder = f"{node}:{os.getpid()}:{secrets.token_hex(4)}"
         self.term = 0
 
@@ -81,8 +84,16 @@ class Lease:
             self._deadline = 0.0
             return False
         self.term = document["term"]
+        self._said = document["until"] - timedelta(seconds=self._seconds), asked
         self._deadline = asked + self._seconds - self._margin
         return True
+
+    def now(self) -> datetime:
+        """The present by the database's clock. This host's own stands in until the lease was held once."""
+        if self._said is None:
+            return system_clock()
+        instant, since = self._said
+        return to_milliseconds(instant + timedelta(seconds=boot_seconds() - since))
 
     def _seed(self) -> None:
         """Make the document: MongoDB refuses $expr in an upsert, so `acquire` needs one that exists."""

@@ -40,7 +40,7 @@ def _run(work: Work, run: Document, beat: Callable[[float | None, int], None]) -
     """The work goes on in a thread, so that this one can beat however long a part of it takes."""
     begun = {"status": "running", "started_at": work.clock(), "entries": 0}
     begun["entries_expected"] = work.db.ledger.estimated_document_count()
-    _update(work, run, begun)
+    _take(work, run, begun)
     result: list[Verification | Exception] = []
     over = threading.Event()
 
@@ -92,5 +92,16 @@ def _outcome(result: Verification | Exception) -> dict[str, Any]:
     }
 
 
+def _take(work: Work, run: Document, fields: dict[str, Any]) -> None:
+    """Make the run this term's own. LeaseLost when a later term has it."""
+    term = work.turn.term
+    mine = {"_id": run["_id"], "term": {"$not": {"$gt": term}}}
+    if not work.db[RUNS].update_one(mine, {"$set": {**fields, "term": term}}).matched_count:
+        raise LeaseLost("a later term verifies already")
+
+
 def _update(work: Work, run: Document, fields: dict[str, Any]) -> None:
-    work.db[RUNS].update_one({"_id": run["_id"]}, {"$set": fields})
+    """Write what became of the run. LeaseLost when a later term has it."""
+    mine = {"_id": run["_id"], "term": work.turn.term}
+    if not work.db[RUNS].update_one(mine, {"$set": fields}).matched_count:
+        raise LeaseLost("a later term verifies already")

@@ -28,8 +28,10 @@ from loyalty.jobs.lease import Lease, LeaseLost, Turn, boot_seconds
 from loyalty.jobs.model import ContinuousJob, Job, PeriodicJob, Work
 from loyalty.jobs.notify import notify
 
-LEASE_SECONDS = 15.0
-RENEW_SECONDS = 3.0
+LEASE_SECONDS = 10.0  # with two renewals this is how long nobody works after a death: less than 15 s
+RENEW_SECONDS = 2.0
+AWAY_SECONDS = 0.5  # until the next question when MongoDB did not answer: the lease goes on running out
+AFTER_BOUNDARY = timedelta(seconds=0.1)  # renewals correct the time by some milliseconds, also backwards
 FIRST_RETRY_SECONDS = 2
 LONGEST_RETRY_SECONDS = 300
 LONGEST_PAUSE_OF_FOLLOWERS = timedelta(seconds=10)  # readers wait for what they follow
@@ -43,12 +45,14 @@ logging.getLogger("apscheduler").setLevel(logging.WARNING)  # it tells every tic
 class _EachSlot(BaseTrigger):
     """Fires when a period of the job begins, whenever it fired before."""
 
-    def __init__(self, job: PeriodicJob) -> None:
+    def __init__(self, job: PeriodicJob, clock: Clock) -> None:
         self._job = job
+        self._clock = clock
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """The start of the next period."""
-        return self._job.slot(now) + self._job.every
+        """When this host's clock will show that the next period has begun by the clock that counts."""
+        present = self._clock()
+        return now + (self._job.slot(present) + self._job.every - present) + AFTER_BOUNDARY
 
 
 class Worker:
@@ -58,7 +62,6 @@ class Worker:
         self,
         db: Mongo,
         settings: Settings,
-        clock: Clock,
         jobs: Sequence[Job],
         *,
         lease_seconds: float = LEASE_SECONDS,
@@ -69,12 +72,12 @@ class Worker:
         uri = settings.mongo_uri.get_secret_value()
         self._control = connect(uri, db.name, serves_requests=True, pool=len(jobs) + 1)
         self._settings = settings
-        self._clock = clock
         self._periodic = [job for job in jobs if isinstance(job, PeriodicJob)]
         self._continuous = [job for job in jobs if isinstance(job, ContinuousJob)]
         self._lease = Lease(
             self._control, "jobs", node=settings.node_name, seconds=lease_seconds, patience_seconds=renew_seconds
         )
+        self._clock = self._lease.now
         self._renew_seconds = renew_seconds
         self._stopping = threading.Event()
         self._failures: dict[str, int] = {}
@@ -94,7 +97,7 @@ class Worker:
     def run(self) -> None:
         """Work whenever the lease is ours, until `stop`; then let jobs end, release the lease and return."""
         for job in self._periodic:
-            self._scheduler.add_job(self._tick, _EachSlot(job), args=[job], id=job.name, name=job.name)
+            self._scheduler.add_job(self._tick, _EachSlot(job, self._clock), args=[job], id=job.name, name=job.name)
         self._scheduler.start()
         followers = [threading.Thread(target=self._follow, args=[job], daemon=True) for job in self._continuous]
         for follower in followers:
@@ -121,7 +124,7 @@ class Worker:
             if state != before:
                 log.info("lease", state=state, term=self._lease.term, holder=self._lease.holder)
             notify(f"STATUS={state}, term {self._lease.term}", *(["WATCHDOG=1"] if self._alive() else []))
-            self._stopping.wait(self._renew_seconds)
+            self._stopping.wait(AWAY_SECONDS if state == "waiting for MongoDB" else self._renew_seconds)
 
     def _alive(self) -> bool:
         """Whether every continuous job moves (while not ours to run, their loops move too)."""

@@ -16,16 +16,21 @@ from typing import Any
 import pytest
 from pymongo.errors import PyMongoError
 
+from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.jobs import records
 from loyalty.jobs.lease import Lease, LeaseLost, Turn, holder
 from loyalty.jobs.model import PeriodicJob
+from loyalty.jobs.worker import _EachSlot
+from tests.relay import Relay
 from tests.servers import REPOSITORY, Mongod, wait_until
 
 PROGRAM = "tests.integration.jobs.worker_process"
+SLOW_PROGRAM = "tests.integration.jobs.slow_worker_process"
+LONGEST_TAKEOVER_S = 15.0
 LEASE_SECONDS = 3.0  # as in worker_process.py
 
-Start = Callable[[str], "subprocess.Popen[bytes]"]
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 @pytest.fixture
@@ -33,8 +38,8 @@ def start(empty_database: Mongo, mongo_uri: str) -> Iterator[Start]:
     """Start a scheduler process under a node name; whatever still runs at the end is killed."""
     processes = []
 
-    def begin(node: str) -> subprocess.Popen[bytes]:
-        process = run(mongo_uri, empty_database.name, node)
+    def begin(node: str, program: str = PROGRAM, uri: str = mongo_uri) -> subprocess.Popen[bytes]:
+        process = run(uri, empty_database.name, node, program)
         processes.append(process)
         return process
 
@@ -44,13 +49,17 @@ def start(empty_database: Mongo, mongo_uri: str) -> Iterator[Start]:
         process.wait()
 
 
-def run(uri: str, database: str, node: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", PROGRAM, uri, database, node]
+def run(uri: str, database: str, node: str, program: str = PROGRAM) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", program, uri, database, node]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
 
 
 def marks(db: Mongo) -> list[dict[str, Any]]:
     return list(db.marks.find(sort=[("slot", 1)]))
+
+
+def wait_for(condition: Callable[[], bool], failure: str) -> None:
+    wait_until(condition, timeout_s=20, failure=lambda: failure)
 
 
 def wait_for_marks(db: Mongo, node: str, count: int) -> None:
@@ -109,6 +118,74 @@ def test_a_frozen_holder_wakes_up_without_the_lease(empty_database: Mongo, start
     last_of_a = max(mark["slot"] for mark in marks(empty_database) if mark["node"] == "a")
     first_of_b = min(mark["slot"] for mark in marks(empty_database) if mark["node"] == "b")
     assert last_of_a < first_of_b
+
+
+def test_frozen_in_the_middle_of_a_job_its_late_writes_are_refused(
+    empty_database: Mongo, start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the lease of a real site: the other takes over within 15 s, and the period has run once in the record."""
+    db = empty_database
+    first = start("a", SLOW_PROGRAM)
+    wait_for_marks(db, "a", 1)
+    start("b", SLOW_PROGRAM)
+    first.send_signal(signal.SIGSTOP)
+    frozen = time.monotonic()
+    wait_for_marks(db, "b", 1)
+    took = time.monotonic() - frozen
+    with capsys.disabled():
+        print(f"\nScheduler, frozen in a job: taken over after {took:.1f} s")
+    assert took < LONGEST_TAKEOVER_S
+    record = db.jobs.find_one({"_id": "slow"})
+    first.send_signal(signal.SIGCONT)
+    db.signals.insert_one({"_id": "a"})
+    wait_for(lambda: db.ends.count_documents({"node": "a"}) == 1, "the first process did not end its job")
+    # It wrote, and says that it has written; now it writes how the run ended, before its next look at the lease.
+    first.terminate()
+    first.wait(timeout=20)
+    assert db.jobs.find_one({"_id": "slow"}) == record, "a late write was let in"
+    db.signals.insert_one({"_id": "b"})
+    wait_for(lambda: (db.jobs.find_one({"_id": "slow"}) or {})["last_status"] == "ok", "the second did not end its job")
+    after = db.jobs.find_one({"_id": "slow"}) or {}
+    assert (after["term"], after["items"], after["slot"]) == (2, 1, marks(db)[0]["slot"])
+    assert [mark["node"] for mark in marks(db)] == ["a", "b"]
+
+
+def test_cut_off_from_the_database_the_holder_stops_and_another_goes_on(
+    empty_database: Mongo, mongod: Mongod, start: Start
+) -> None:
+    """A partition: only the holder's way to the database is closed, and nothing tells it so."""
+    with Relay(mongod.port) as relay:
+        first = start("a", PROGRAM, f"mongodb://127.0.0.1:{relay.port}/?directConnection=true")
+        wait_for_marks(empty_database, "a", 2)
+        start("b")
+        time.sleep(1)  # the second one has slots in which it could run wrongly
+        relay.cut()
+        cut = time.monotonic()
+        wait_for_marks(empty_database, "b", 3)
+        assert time.monotonic() - cut < LEASE_SECONDS + 6
+        relay.mend()
+        wait_for_marks(empty_database, "b", 6)
+        assert first.poll() is None
+    assert_no_slot_ran_twice(empty_database)
+
+
+def test_time_is_what_the_database_says(empty_database: Mongo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So periods are the same on all hosts, however wrong the clock of one is."""
+    monkeypatch.setattr("loyalty.jobs.lease.system_clock", lambda: system_clock() + timedelta(hours=1))
+    lease = Lease(empty_database, "jobs", node="a")
+    assert lease.now() > system_clock() + timedelta(minutes=59)  # nothing better is known before the first time
+    assert lease.acquire()
+    for _ in range(2):
+        there = empty_database.client.admin.command("hello")["localTime"].replace(tzinfo=timezone.utc)
+        assert abs(lease.now() - there) < timedelta(milliseconds=500)
+        assert lease.acquire()
+
+
+def test_a_job_is_woken_when_its_period_begins_by_the_clock_that_counts() -> None:
+    for wrong_by in (timedelta(hours=-5), timedelta(), timedelta(minutes=7, seconds=31)):
+        present = JOB.slot(NOW) + timedelta(minutes=59, seconds=58)
+        at = _EachSlot(JOB, lambda present=present: present).get_next_fire_time(None, present + wrong_by)  # type: ignore[misc]
+        assert timedelta(seconds=2) < at - (present + wrong_by) < timedelta(seconds=3)
 
 
 def test_the_database_goes_away_and_comes_back(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_a_failing_job_is_tried_again_within_its_period(work: Work) -> None:
 
     work.turn.lease.release()
     job = PeriodicJob("job", "Tests.", timedelta(days=1), fail_twice)
-    worker = Worker(work.db, work.settings, system_clock, [job], lease_seconds=3, renew_seconds=0.2)
+    worker = Worker(work.db, work.settings, [job], lease_seconds=3, renew_seconds=0.2)
     thread = threading.Thread(target=worker.run)
     thread.start()
     try:

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from loyalty.config import load_settings
-from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import connect
 from loyalty.jobs.model import PeriodicJob, Work
 from loyalty.jobs.worker import Worker, run_until_signalled
@@ -35,4 +34,4 @@ if __name__ == "__main__":
     )
     job = PeriodicJob("mark", "Leaves a mark.", timedelta(seconds=1), leave_a_mark)
     db = connect(uri, database, serves_requests=False)
-    run_until_signalled(Worker(db, settings, system_clock, [job], lease_seconds=3.0, renew_seconds=0.5))
+    run_until_signalled(Worker(db, settings, [job], lease_seconds=3.0, renew_seconds=0.5))
