@@ -67,6 +67,11 @@ class Server:
         raise NotImplementedError
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started and neither stopped nor killed since."""
+        return self._process is not None
+
+    @property
     def pid(self) -> int:
         if self._process is None:
             raise ServerError(f"{self.name} is not running")
@@ -152,6 +157,9 @@ class Member(Server):
             *("--replSet", REPLICA_SET),
             *("--wiredTigerCacheSizeGB", "0.25"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # A secondary leaves a source that hangs in seconds; else a new primary has no majority for ten.
+            *("--setParameter", "oplogNetworkTimeoutBufferSeconds=1"),
+            *("--setParameter", "oplogFetcherSteadyStateMaxFetcherRestarts=0"),
         ]
 
     def ask(self, command: str | dict[str, Any], *, timeout_s: float = 1) -> dict[str, Any]:
@@ -221,8 +229,10 @@ class ReplicaSet:
         self.wait_until_whole()
 
     def stop(self) -> None:
+        """Kill all: a member that is asked to end first looks for a successor, and nobody needs the data."""
         for member in self.members:
-            member.stop()
+            if member.is_running:
+                member.kill()
 
     def primary(self, *, timeout_s: float = 30) -> Member:
         """The member that takes writes now: the one of the latest term, should a frozen one still believe it is.
@@ -280,7 +290,7 @@ def _initiate(members: Sequence[Member]) -> None:
     configuration = {
         "_id": REPLICA_SET,
         "members": [{"_id": number, "host": member.address} for number, member in enumerate(members)],
-        "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500},
+        "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500, "catchUpTimeoutMillis": 1000},
     }
     members[0].ask({"replSetInitiate": configuration}, timeout_s=15)
 

@@ -226,7 +226,7 @@ def _workers(
 def _begin_worker(uri: str, database: str, spec: Mapping[str, Any]) -> None:
     global _worker
     gc.disable()  # documents have no cycles; looking for some would take as long as deciding them
-    db = connect(uri, database, serves_requests=False, pool=2)
+    db = connect(uri, database, serves_requests=False, from_secondaries=True, pool=2)
     _worker = (db, plan_of(db, spec))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -18,6 +18,7 @@ from pymongo.client_session import ClientSession
 from loyalty.infra.clock import Clock
 from loyalty.infra.group_commit import GroupCommit
 from loyalty.infra.mongo import Document, Mongo
+from loyalty.infra.patience import attempt, persistently
 from loyalty.infra.problems import IdempotencyConflict, NotFound, Problem, Unavailable
 from loyalty.infra.services import Services
 from loyalty.ledger import append as ledger
@@ -148,12 +149,17 @@ def _perform(db: Mongo, acts: Sequence[Act], clock: Clock) -> list[Done | Proble
 
 
 def perform_together(services: Services, act: Act) -> Done:
-    """Do one act in the same round as those of concurrent requests of this process. Raises Problem."""
+    """Do one act in the same round as those of concurrent requests of this process. Raises Problem.
 
-    def committer() -> GroupCommit[Act, Done | Problem]:
-        return GroupCommit(lambda round_: perform(services.db, round_, clock=services.clock))
+    While the database fails over it is done again: its keys make it happen once.
+    """
 
-    result = services.shared("points.acts", committer).submit(act)
+    def do(acts: Sequence[Act]) -> list[Done | Problem]:
+        with attempt():
+            return perform(services.db, acts, clock=services.clock)
+
+    committer = services.shared("points.acts", lambda: GroupCommit(do))
+    result = persistently(lambda: committer.submit(act))
     if isinstance(result, Problem):
         raise result
     return result

@@ -21,8 +21,9 @@ import inspect
 import re
 import typing
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Literal
 
 from apiflask import APIBlueprint
@@ -35,6 +36,7 @@ from loyalty.infra.http.context import ESCAPED_SLASH, Caller, Context
 from loyalty.infra.http.idempotency import fingerprint, once
 from loyalty.infra.http.model import PageQuery, Query
 from loyalty.infra.http.reply import Reply, encode, finish, render
+from loyalty.infra.patience import answering, persistently
 from loyalty.infra.problems import IdempotencyConflict, Problem, Unavailable, ValidationFailed
 from loyalty.infra.services import Services
 
@@ -183,9 +185,18 @@ class Api(APIBlueprint):
                     bodies.validate_query(Query, received)  # an unknown parameter is a mistake, not a wish
                 return Context(wiring.services, received, caller), parsed
 
+            def look(context: Context, arguments: dict[str, Any]) -> Any:
+                """What the view answers. A read may be repeated; a view that writes knows what of it may."""
+                ask = partial(view, context, **arguments)
+                return persistently(ask) if method == "GET" else ask()
+
+            # The bytes of an upload take as long as the client's line does, before anybody waits for an answer.
+            hurry: Callable[[], AbstractContextManager[None]] = nullcontext if takes_upload else answering
+
             def answer_directly(received: Request, wiring: Wiring, arguments: dict[str, Any]) -> Finished:
-                context, _ = prepare(received, wiring, arguments)
-                return finish(view(context, **arguments), status, received)
+                with hurry():
+                    context, _ = prepare(received, wiring, arguments)
+                    return finish(look(context, arguments), status, received)
 
             self.endpoints.append(
                 Endpoint(
@@ -211,13 +222,17 @@ class Api(APIBlueprint):
 
             @wraps(view)
             def handle(**arguments: Any) -> Response:
+                with hurry():
+                    return respond(arguments)
+
+            def respond(arguments: dict[str, Any]) -> Response:
                 received: Request = request._get_current_object()  # type: ignore[attr-defined]
                 context, parsed = prepare(received, current_app.extensions[EXTENSION], arguments)
                 if if_match is not None and idempotent:
                     context.expected_version(required=False)  # a malformed one is refused, also in a repetition
                 key = context.idempotency_key() if idempotent else None
                 if key is None:
-                    return render(view(context, **arguments), status, received)
+                    return render(look(context, arguments), status, received)
                 asked = (method, received.full_path, received.environ.get("HTTP_IF_MATCH", ""))
                 return once(
                     context.services.db,

@@ -7,6 +7,7 @@ part of the entry itself.) Refusals that only say "later" or "look again" are no
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from datetime import timedelta
 from hashlib import sha256
@@ -18,13 +19,16 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from loyalty.infra.clock import Clock
 from loyalty.infra.http.problems import RequestInProgress
-from loyalty.infra.http.render import database_is_away, problem_response
-from loyalty.infra.mongo import Mongo
+from loyalty.infra.http.render import problem_response
+from loyalty.infra.mongo import Document, Mongo, database_is_away
+from loyalty.infra.patience import ANSWER_SECONDS, TimeUp, attempt, persistently
 from loyalty.infra.problems import IdempotencyConflict, Problem
 
 COLLECTION = "idempotency_keys"
 KEPT = timedelta(days=35)
-TAKEN_OVER_AFTER = timedelta(seconds=30)  # whoever holds the record longer has crashed: no request lives that long
+TAKEN_OVER_AFTER = timedelta(seconds=10)
+"""Whoever holds a record longer has crashed, or does not know what was done: no request lives for 5 s, and the clocks
+of two nodes do not differ by as much again."""
 INDEXES = {COLLECTION: [IndexModel("created_at", name="expiry", expireAfterSeconds=int(KEPT.total_seconds()))]}
 
 _NOT_KEPT = frozenset({412, 428, 429})
@@ -57,43 +61,57 @@ def once(
     records = db[COLLECTION]
     now = clock()
     record_id = Binary(sha256(f"{program}\0{key}".encode()).digest())
-    try:
-        records.insert_one({"_id": record_id, "fingerprint": fingerprint, "created_at": now, "started_at": now})
-    except DuplicateKeyError:
-        found = records.find_one({"_id": record_id})
+    mine: Document = {
+        "_id": record_id,
+        "fingerprint": fingerprint,
+        "created_at": now,
+        "started_at": now,
+        "by": secrets.token_bytes(12),
+    }
+
+    def claim() -> Document | None:
+        """The record: this request's own, also when an answer was lost on the way, or an earlier one's."""
+        try:
+            records.insert_one(mine)
+        except DuplicateKeyError:
+            return records.find_one({"_id": record_id})
+        return mine
+
+    found = persistently(claim)
+    if found is None or found.get("by") != mine["by"]:
         if found is not None:
             if found["fingerprint"] != fingerprint:
-                raise IdempotencyConflict("Use a new Idempotency-Key for a new request.") from None
+                raise IdempotencyConflict("Use a new Idempotency-Key for a new request.")
             if "status" in found:
                 return _replay(found)
         abandoned = records.find_one_and_update(
             {"_id": record_id, "status": {"$exists": False}, "started_at": {"$lt": now - TAKEN_OVER_AFTER}},
-            {"$set": {"started_at": now}},
+            {"$set": {"started_at": now, "by": mine["by"]}},
         )
         if abandoned is None:
             raise RequestInProgress(
                 "The first request with this Idempotency-Key has not been answered yet.", headers={"Retry-After": "1"}
-            ) from None
+            )
+    own = {"_id": record_id, "by": mine["by"]}
     try:
-        response, body = perform()
+        with attempt(ANSWER_SECONDS):
+            response, body = perform()
     except Problem as problem:
         if problem.status >= 500 or problem.status in _NOT_KEPT:
-            records.delete_one({"_id": record_id, "started_at": now})
+            records.delete_one(own)
             raise
         response = problem_response(problem)
         body = response.get_data()
-    except PyMongoError as error:
-        if not database_is_away(error):
-            records.delete_one({"_id": record_id, "started_at": now})
+    except (PyMongoError, TimeUp) as error:
+        if isinstance(error, PyMongoError) and not database_is_away(error):
+            records.delete_one(own)
         raise  # else nobody knows what was done; the record stays until it may be taken over
     except BaseException:
-        records.delete_one({"_id": record_id, "started_at": now})
+        records.delete_one(own)
         raise
     headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-    records.update_one(
-        {"_id": record_id, "started_at": now},
-        {"$set": {"status": response.status_code, "headers": headers, "body": body}},
-    )
+    answer = {"$set": {"status": response.status_code, "headers": headers, "body": body}}
+    persistently(lambda: records.update_one(own, answer))
     return response
 
 

@@ -6,14 +6,7 @@ import orjson
 import structlog
 from flask import Flask, Response
 from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]
-from pymongo.errors import (
-    ConnectionFailure,
-    ExecutionTimeout,
-    OperationFailure,
-    PyMongoError,
-    WriteConcernError,
-    WTimeoutError,
-)
+from pymongo.errors import PyMongoError
 from werkzeug.exceptions import HTTPException
 
 from loyalty.infra.http.context import current_request_id
@@ -24,6 +17,8 @@ from loyalty.infra.http.problems import (
     PayloadTooLarge,
     UnsupportedMediaType,
 )
+from loyalty.infra.mongo import database_is_away
+from loyalty.infra.patience import TimeUp
 from loyalty.infra.problems import NotFound, Problem, Unavailable
 
 PROBLEM_JSON = "application/problem+json"
@@ -68,7 +63,7 @@ def failure_response(error: Exception) -> Response:
     if isinstance(error, ParseException):
         # The server decodes a chunked body while the application reads it, so its refusal comes up here.
         return problem_response(BadRequest("The body is not in the transfer coding that the request declares."))
-    if isinstance(error, PyMongoError) and database_is_away(error):
+    if isinstance(error, TimeUp) or (isinstance(error, PyMongoError) and database_is_away(error)):
         log.warning("database is away", error=type(error).__name__, reason=str(error)[:300])
         return problem_response(
             Unavailable("The database does not answer. Send the same request again; it is safe to repeat.")
@@ -90,18 +85,3 @@ def _http_error(error: HTTPException) -> Response:
     detail = _HTTP_DETAILS.get(error.code, "Check the request against the API document at /v1/openapi.json.")
     kept = {name: response.headers[name] for name in ("Allow", "Retry-After") if name in response.headers}
     return problem_response(kind(detail, headers=kept))
-
-
-def database_is_away(error: PyMongoError) -> bool:
-    """True when the database did not answer or could not acknowledge: the same request may succeed in a moment."""
-    if isinstance(error, (ConnectionFailure, WTimeoutError, ExecutionTimeout, WriteConcernError)):
-        return True  # ConnectionFailure covers AutoReconnect, NetworkTimeout, ServerSelectionTimeoutError, WaitQueue
-    return isinstance(error, OperationFailure) and (
-        error.has_error_label("RetryableWriteError")
-        or error.has_error_label("TransientTransactionError")
-        or error.code in _STEPPING_DOWN
-    )
-
-
-# Codes of a server that starts, stops or is no longer primary (state change errors of the driver specification).
-_STEPPING_DOWN = frozenset({91, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436, 133})

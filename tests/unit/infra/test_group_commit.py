@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from loyalty.infra.group_commit import GroupCommit
+from loyalty.infra.group_commit import GroupCommit, _Slot
+from loyalty.infra.patience import TimeUp, answering
 
 
 class Gate:
@@ -71,3 +72,39 @@ def test_a_crowd_gets_every_result_exactly_once() -> None:
         results = list(pool.map(group.submit, range(2000)))
     assert results == [-number for number in range(2000)]
     assert sorted(seen) == list(range(2000))
+
+
+def test_who_cannot_wait_any_longer_leaves_and_the_others_are_answered() -> None:
+    """Also when it was his turn to lead: the next one does."""
+    gate = Gate()
+    group: GroupCommit[int, int] = GroupCommit(gate.process, most=1)
+
+    def in_a_hurry(number: int) -> int:
+        with answering(0.2):
+            return group.submit(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(group.submit, 1)
+        assert gate.entered.wait(10)
+        hasty = pool.submit(in_a_hurry, 2)
+        while not group._queue:
+            threading.Event().wait(0.001)
+        patient = [pool.submit(group.submit, number) for number in (3, 4)]
+        with pytest.raises(TimeUp):
+            hasty.result(10)
+        gate.go_on.set()
+        assert [first.result(10), *(each.result(10) for each in patient)] == [1, 9, 16]
+    assert 2 not in [item for items in gate.rounds for item in items]
+    assert group.submit(5) == 25
+
+
+def test_a_lead_that_comes_too_late_is_passed_on() -> None:
+    group: GroupCommit[int, int] = GroupCommit(lambda items: [item + 1 for item in items])
+    late, next_one = _Slot[int, int](1), _Slot[int, int](2)
+    group._queue, group._busy, late.leads = [late, next_one], True, True
+    group._leave(late)
+    assert group._queue == [next_one]
+    assert next_one.leads
+    assert next_one.wake.is_set()
+    group._leave(next_one)
+    assert group.submit(3) == 4, "nobody leads"
