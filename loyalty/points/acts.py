@@ -171,8 +171,18 @@ def perform_jointly(
     """Do all of the acts or none, in one transaction, in which `also` may write other documents. Raises Problem.
 
     `also` raises Refused for what forbids the acts. They are decided in order, so that a later one can build on what an
-    earlier one has decided. An exception of the driver leaves open whether they were done.
+    earlier one has decided. An exception of the driver leaves open whether they were done. While the database fails
+    over they are done again: their keys make them happen once.
     """
+
+    def do() -> list[Done]:
+        with attempt():
+            return _perform_jointly(db, acts, clock, also)
+
+    return persistently(do)
+
+
+def _perform_jointly(db: Mongo, acts: Sequence[Act], clock: Clock, also: Callable[[ClientSession], None]) -> list[Done]:
     asked = {place: _asked(act) for place, act in enumerate(acts)}
     found = _find_members(db, acts, clock)
     try:

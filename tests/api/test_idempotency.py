@@ -123,11 +123,11 @@ class TestAnAbandonedRequest:
         records.client.close()
 
     def test_may_still_be_running(self, api: httpx.Client, program: str, records: Mongo) -> None:
-        self.leave(records, program, 10)
+        self.leave(records, program, 4)
         problem(api.post("/v1/members", json={"external_id": "1"}, headers=KEY), 409, "request_in_progress")
 
     def test_is_taken_over(self, api: httpx.Client, program: str, records: Mongo) -> None:
-        self.leave(records, program, 40)
+        self.leave(records, program, 15)
         assert api.post("/v1/members", json={"external_id": "1"}, headers=KEY).status_code == 201
         again = api.post("/v1/members", json={"external_id": "1"}, headers=KEY)
         assert again.headers["Idempotent-Replayed"] == "true"
