@@ -28,7 +28,7 @@ from loyalty.proofs.model import violation_json
 
 _BATCH = 1000
 _PATIENCE_SECONDS = 4
-"""Whoever asks how it is wants to know soon what is away: the database, or a share of the network that never answers."""
+"""Whoever asks how it is wants to know soon what is away: the database, or a share that never answers."""
 
 
 def gather(settings: Settings, db: Mongo, *, now: datetime) -> dict[str, Any]:
