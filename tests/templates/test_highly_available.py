@@ -67,3 +67,33 @@ def test_units_of_redis_strip_what_the_daemons_copy_of_our_settings(system: str)
         assert "IPAddressAllow=192.0.2.11\n" in text, "the application on box1"
         assert "IPAddressAllow=192.0.2.15\n" in text, "db3"
         assert "secret-of-" not in text
+
+
+@systems
+def test_nginx_leaves_the_sites_ports_to_the_balancers(system: str) -> None:
+    text = render("nginx/templates/nginx.conf.j2", system, topology="ha", host="box2")
+    listens = set(re.findall(r"^\s*listen (\S+)", text, re.MULTILINE))
+    assert listens == {"192.0.2.12:8443", "127.0.0.1:8444"}
+    assert set(re.findall(r"set_real_ip_from (\S+);", text)) == {"192.0.2.11", "192.0.2.12"}
+    assert re.search(r"server_name .* 192\.0\.2\.10 ", text), "the floating address"
+
+
+@systems
+def test_a_balancer_speaks_to_its_peers_and_to_nobody_else(system: str) -> None:
+    text = render("balancer/templates/keepalived.conf.j2", system, host="box2")
+    peers = re.search(r"unicast_peer \{([^}]*)\}", text)
+    assert peers is not None
+    assert peers[1].split() == ["192.0.2.11"]
+    assert "192.0.2.10/32" in text
+    # With a weight a failing check would only lower the priority, which takes as long as a host that dies.
+    assert "weight" not in re.sub(r"#.*", "", text)
+
+
+@systems
+def test_nobody_mounts_the_files_who_may_not(system: str) -> None:
+    text = render("storage/templates/glusterd.dropin.j2", system, host="db1")
+    allowed = set(re.findall(r"IPAddressAllow=(\S+)", text))
+    assert allowed == {"localhost", *(f"192.0.2.{number}" for number in (11, 12, 13, 14, 15))}
+    mount = render("storage/templates/loyalty-files.service.j2", system, host="box1")
+    assert mount.count("--volfile-server=") == 3
+    assert "nodev,nosuid,noexec" in mount
