@@ -65,6 +65,14 @@ class Progress:
         return f"{self.tasks} tasks" + (f" · {hosts}" if hosts else "")
 
 
+class Stopped(Failure):
+    """A playbook failed; ``progress`` is how far it came."""
+
+    def __init__(self, problem: str, remedy: str, details: str, progress: Progress) -> None:
+        super().__init__(problem, remedy, details)
+        self.progress = progress
+
+
 def inventories(site: str) -> list[str]:
     """Return the inventories of a site, relative to the checkout: a lab's, or the operator's own."""
     check_name("site", site)
@@ -101,7 +109,7 @@ def run_playbook(
     verbose: bool = False,
     show: bool = False,
 ) -> Progress:
-    """Run a playbook and return what it did. Raises Failure with the task that failed and the next thing to type.
+    """Run a playbook and return what it did. Raises Stopped with the task that failed and the next thing to type.
 
     ``verbose`` streams the whole output. ``show`` prints what the plays had to say at the end (tables of `status`,
     differences of `plan`).
@@ -127,10 +135,11 @@ def run_playbook(
         for text in messages(kept):
             out.print(text, markup=False)
     if code != 0:
-        raise Failure(
+        raise Stopped(
             f"The playbook {name} failed in play “{progress.play}”, task “{progress.task}” (log: {log}).",
             f"Mend the cause, then give the same command again. All output: less {log}",
             "" if show else "\n".join(_last_words(progress, kept)),
+            progress,
         )
     step.note = progress.summary
     return progress

@@ -16,6 +16,7 @@ from loyalty import __version__
 from loyalty.ops import host
 from loyalty.ops.console import Step, Steps, err, out, show_error
 from loyalty.ops.errors import Failure, Refusal
+from loyalty.ops.failover_cli import failover
 from loyalty.ops.lab import Lab, purge_base
 from loyalty.ops.lab_cli import lab, site_option, topology_option
 from loyalty.ops.site import LAB_DIRECTORY, Site
@@ -43,6 +44,7 @@ def cli() -> None:
       ./appliance preflight --site NAME        every problem at once, each with its remedy
       ./appliance plan --site NAME             what would change
       ./appliance apply --site NAME            change it
+      ./appliance failover --drill --site NAME the database's primary fails, and what clients notice of it
       ./appliance deploy --site NAME           a new release of the application, nothing else
       ./appliance status --site NAME           how it is, on one screen; `doctor` looks deeper
       ./appliance graph --site NAME            who talks to whom
@@ -58,6 +60,7 @@ def cli() -> None:
 
 
 cli.add_command(lab)
+cli.add_command(failover)
 
 
 @cli.command()

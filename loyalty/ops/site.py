@@ -159,12 +159,16 @@ class Site:
         }
         if self.subnet is None:
             raise Refusal(f"The site {self.name} has no network yet.", f"./appliance lab up --site {self.name}")
+        groups = topology_groups(self.topology)
+        floating = str(self.subnet[_FLOATING]) if "balancer" in groups else ""
         # Group variables have to stand in group_vars to come after the project's own group_vars.
         variables = {
             "site_name": self.name,
             "site_domain": f"{self.name}.test",
             "site_directory": str(self.directory),
-            "site_virtual_address": str(self.subnet[_FLOATING]) if "balancer" in topology_groups(self.topology) else "",
+            "site_virtual_address": floating,
+            # No name server knows the lab's domain; the certificate names the address.
+            "mongodb_drill_url": f"https://{floating or self.addresses.get(groups['nginx'][0], '')}",
             "mongodb_source": "pypi",
             # The demo's shop.
             "site_currency": "USD",

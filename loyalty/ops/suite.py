@@ -79,7 +79,7 @@ SECTIONS = (
     Section("concurrency", "nothing overspent, lost or doubled by many processes over few members (short)", (
         Check("concurrency", f"{_PYTEST} tests/concurrency"),
     )),
-    Section("faults", "nothing lost or doubled when servers are killed (short)", (
+    Section("faults", "nothing lost, doubled or contradicted in a cluster under attack (short)", (
         Check("faults", f"{_PYTEST} tests/faults"),
     )),
     Section("molecule", "the one-box in the lab: install, again, from outside", (

@@ -1,5 +1,5 @@
-"""Nothing is lost and nothing is doubled, whatever is killed.
+"""Nothing is lost, doubled or contradicted, whatever is killed, frozen, cut off or filled up.
 
-`pytest tests/faults` kills local servers for about a minute; `python -m tests.faults --site lab --minutes 30` does it
-to a lab server, power cuts included.
+`pytest tests/faults` attacks local servers; `python -m tests.faults --site lab --minutes 30` attacks a lab site.
+`docs/faults.md` says how, what is proved, and what was found.
 """
