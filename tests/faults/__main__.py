@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -14,8 +13,9 @@ import click
 from rich.console import Console
 
 from loyalty.ops.errors import Failure, Refusal
-from tests.concurrency.check import judge
-from tests.faults.lab import LabCluster
+from loyalty.ops.process import run
+from tests.faults.lab import lab_cluster
+from tests.faults.local import local_cluster
 from tests.faults.nemesis import Nemesis
 from tests.faults.workload import Tally, Workload, prepare
 
@@ -23,7 +23,7 @@ console = Console()
 
 
 @click.command()
-@click.option("--site", "name", default="lab", show_default=True, help="The lab site (./appliance up --topology ...).")
+@click.option("--site", "name", help="The lab site (./appliance up --topology ...); default: servers of its own, here.")
 @click.option("--minutes", default=30.0, show_default=True, help="How long to go on.")
 @click.option("--lasts", default=10.0, show_default=True, help="Seconds that a fault goes on.")
 @click.option("--peace", default=10.0, show_default=True, help="Seconds of peace between two faults.")
@@ -32,7 +32,7 @@ console = Console()
 @click.option("--fault", "chosen", multiple=True, help="Only this one; repeat for more.")
 @click.option("--record", type=click.Path(path_type=Path), help="Write what was found to this file, as JSON.")
 def main(
-    name: str,
+    name: str | None,
     minutes: float,
     lasts: float,
     peace: float,
@@ -41,43 +41,36 @@ def main(
     chosen: tuple[str, ...],
     record: Path | None,
 ) -> None:
-    """Attack a lab site while clients work, then prove from what they were told and from the ledger that nothing is
+    """Attack a cluster while clients work, then prove from what they were told and from the ledger that nothing is
     wrong. Exit code 1 if something is.
     """
     try:
-        cluster = LabCluster(name)
-        if unknown := set(chosen) - set(cluster.faults):
-            raise click.BadParameter(f"no fault {', '.join(unknown)}; there are {', '.join(cluster.faults)}")
-        faults = {kind: fault for kind, fault in cluster.faults.items() if not chosen or kind in chosen}
-        nemesis = Nemesis(faults, lasts_s=lasts, peace_s=peace)
-        cluster.prepare()
-        with cluster.administer() as api:
-            stage, tally = prepare(api, members=members)
-        workload = Workload(stage, tally, cluster.connects, clients=clients)
-        started = time.time()
-        workload.start()
-        try:
+        with local_cluster() if name is None else lab_cluster(name) as cluster:
+            if unknown := set(chosen) - set(cluster.faults):
+                raise click.BadParameter(f"no fault {', '.join(unknown)}; there are {', '.join(cluster.faults)}")
+            faults = {kind: fault for kind, fault in cluster.faults.items() if not chosen or kind in chosen}
+            nemesis = Nemesis(faults, lasts_s=lasts, peace_s=peace)
+            with cluster.administer() as api:
+                stage, tally = prepare(api, members=members)
+            workload = Workload(stage, tally, cluster.connects, clients=clients)
+            started = time.time()
+            workload.start()
             nemesis.rage(minutes, say=_say)
-        finally:
-            cluster.restore()
-        workload.stop()
-        console.print("Judging")
-        verdict = judge(cluster.entries(stage.program), tally.calls)
-        verified = cluster.verify()
+            ended = time.time()
+            workload.stop()
+            console.print("Judging")
+            verdict = cluster.judge(stage, tally)
     except (Failure, Refusal) as error:
         sys.exit(str(error))
-    wrong = [*tally.defects, *verdict.wrong, *verified["defects"]]
+    wrong = verdict.wrong
     found = {
-        "site": name,
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
+        "site": name or "local",
+        "commit": run(["git", "rev-parse", "HEAD"]).strip(),
         "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
-        "minutes": round((time.time() - started) / 60, 1),
+        "minutes": round((ended - started) / 60, 1),
         **summary(tally, nemesis),
         "entries": verdict.entries,
         "calls": dict(sorted(verdict.calls.items())),
-        "verified_entries": verified["entries"],
         "wrong": wrong,
     }
     if record is not None:

@@ -9,7 +9,6 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import bson
 import httpx
@@ -19,8 +18,9 @@ from loyalty.ops.errors import Failure
 from loyalty.ops.info import access
 from loyalty.ops.lab import Direction, Lab
 from loyalty.ops.site import Site, topology_groups
+from tests.concurrency.check import Verdict, judge
 from tests.faults.nemesis import Fault
-from tests.faults.workload import Connect
+from tests.faults.workload import Connect, Stage, Tally
 
 AHEAD_S = 90
 DELAY_MS = 200
@@ -155,18 +155,20 @@ class LabCluster:
                         )
                     time.sleep(0.5)  # a poll
 
-    def entries(self, program: str) -> list[Document]:
+    def judge(self, stage: Stage, tally: Tally) -> Verdict:
+        """What the ledger says to what the clients were told."""
+        verdict = judge(self._entries(stage.program), tally.calls)
+        verified = json.loads(self.lab.ssh(self.applications[0], ["loyalty", "ledger", "verify", "--json"]).stdout)
+        verdict.wrong += [f"{defect['where']}: {defect['what']}" for defect in verified["defects"]]
+        verdict.wrong += tally.defects
+        return verdict
+
+    def _entries(self, program: str) -> list[Document]:
         """What the ledger holds of a program, in order."""
         script = f"PROGRAM = {program!r}\n{_ENTRIES}"
         packed = self.run(self.applications[0], "/opt/loyalty/current/venv/bin/python -", script)
         raw = zlib.decompressobj().decompress(b"".join(base64.b64decode(line) for line in packed.split()))
         return bson.decode_all(raw, bson.codec_options.CodecOptions(tz_aware=True))
-
-    def verify(self) -> dict[str, Any]:
-        """What `loyalty ledger verify` says."""
-        done = self.lab.ssh(self.applications[0], ["loyalty", "ledger", "verify", "--json"])
-        verified: dict[str, Any] = json.loads(done.stdout)
-        return verified
 
     # -- who is who ---------------------------------------------------------------------------------------------------
 
@@ -284,6 +286,17 @@ class LabCluster:
             return httpx.Client(base_url=url, verify=self._tls, headers=headers, timeout=8)
 
         return connect
+
+
+@contextmanager
+def lab_cluster(name: str) -> Iterator[LabCluster]:
+    """The site `name`, prepared for the attack, and afterwards as it was."""
+    cluster = LabCluster(name)
+    try:
+        cluster.prepare()
+        yield cluster
+    finally:
+        cluster.restore()
 
 
 def _is_ready(node: httpx.Client) -> bool:

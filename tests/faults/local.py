@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 
@@ -70,6 +71,10 @@ class Nodes:
         """How clients reach each of the nodes."""
         return [_connect(application.url) for application in self.applications]
 
+    def administer(self) -> httpx.Client:
+        """A client of the first node that may make programs."""
+        return self.connects[0](self.key)
+
     def judge(self, stage: Stage, tally: Tally) -> Verdict:
         """What the ledger says to what the clients were told."""
         db = connect(self.mongods.uri, self.database, serves_requests=False)
@@ -87,6 +92,19 @@ class Nodes:
         file.write_text(str(AHEAD_S))
         yield self.applications[0].directory.name
         file.unlink()
+
+
+@contextmanager
+def local_cluster() -> Iterator[Nodes]:
+    """Three mongods and two applications, gone at the end."""
+    with TemporaryDirectory(prefix="loyalty-", ignore_cleanup_errors=True) as directory, ExitStack() as at_end:
+        mongods = ReplicaSet(Path(directory) / "set")
+        at_end.callback(end, mongods)
+        mongods.start()
+        nodes = Nodes(Path(directory), mongods, factory="skewable", database="faults", nodes=2)
+        at_end.callback(nodes.stop)
+        nodes.start()
+        yield nodes
 
 
 def end(mongods: ReplicaSet) -> None:
