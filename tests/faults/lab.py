@@ -61,6 +61,20 @@ _CLOCK_UNIT = f"""[Service]
 Environment=PYTHONPATH={CLOCK_DIRECTORY}:/opt/loyalty/%i/app
 """
 
+_BACK_TO_THE_DISK_BELOW = f"""
+set -e
+mountpoint -q {DATA} || exit 0
+systemctl stop mongod
+rm -f {FULL}
+mkdir -p /run/below
+mount --bind / /run/below
+find /run/below{DATA} -mindepth 1 -delete
+cp -a {DATA}/. /run/below{DATA}/
+umount /run/below {DATA}
+systemctl reset-failed mongod
+systemctl start mongod
+"""
+
 
 class LabCluster:
     """A lab site that `./appliance up` made, of any topology. `faults` are those that its hosts can have."""
@@ -139,7 +153,8 @@ class LabCluster:
         for host in self.applications:
             self.run(host, f"rm -rf {CLOCK_DIRECTORY} $(dirname {DROP_IN})")
             self.run(host, f"systemctl daemon-reload; systemctl restart '{APPLICATION}'")
-        self.run(self.mongods[-1], f"rm -f {FULL}; systemctl reset-failed mongod; systemctl start mongod")
+        if "disk full" in self.faults:
+            self.run(self.mongods[-1], _BACK_TO_THE_DISK_BELOW)
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
