@@ -49,7 +49,7 @@ def main(
             if unknown := set(chosen) - set(cluster.faults):
                 raise click.BadParameter(f"no fault {', '.join(unknown)}; there are {', '.join(cluster.faults)}")
             faults = {kind: fault for kind, fault in cluster.faults.items() if not chosen or kind in chosen}
-            nemesis = Nemesis(faults, lasts_s=lasts, peace_s=peace)
+            nemesis = Nemesis(faults, lasts_s=lasts, peace_s=peace, mend=cluster.mend)
             with cluster.administer() as api:
                 stage, tally = prepare(api, members=members)
             workload = Workload(stage, tally, cluster.connects, clients=clients)
@@ -99,6 +99,7 @@ def summary(tally: Tally, nemesis: Nemesis) -> dict[str, Any]:
             }
             for kind, found in sorted(gaps.items())
         },
+        "faults_that_failed": nemesis.failed,
     }
 
 

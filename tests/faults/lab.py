@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -144,12 +145,21 @@ class LabCluster:
             self.run(host, "systemctl start mongod")
         self.wait_until_ready()
 
-    def restore(self) -> None:
-        """End every fault and take away what `prepare` brought, as far as the servers answer."""
+    def mend(self) -> None:
+        """End every fault, whatever it was."""
         self.lab.heal()
         for host, running in self.lab.running().items():
-            if not running:
+            if host in (*self.applications, *self.mongods) and not running:
                 self.lab.boot(host)
+        for host in self.applications:
+            self.run(host, f"rm -f {CLOCK_DIRECTORY}/ahead")
+        for host in self.mongods:
+            self.run(host, f"rm -f {FULL}; systemctl kill --signal=SIGCONT mongod; systemctl reset-failed mongod; true")
+            self.run(host, "systemctl start mongod")
+
+    def restore(self) -> None:
+        """End every fault and take away what `prepare` brought."""
+        self.mend()
         for host in self.applications:
             self.run(host, f"rm -rf {CLOCK_DIRECTORY} $(dirname {DROP_IN})")
             self.run(host, f"systemctl daemon-reload; systemctl restart '{APPLICATION}'")
@@ -289,7 +299,10 @@ class LabCluster:
 
     def run(self, host: str, line: str, input_text: str | None = None) -> str:
         """Run a shell line as root on a server. Failure with what it said."""
-        done = self.lab.ssh(host, [line], input_text=input_text, timeout_s=PATIENCE_S)
+        try:
+            done = self.lab.ssh(host, [line], input_text=input_text, timeout_s=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise Failure(f"On {host}, `{line[:120]}` did not end within {PATIENCE_S} s.") from None
         if done.returncode:
             raise Failure(f"On {host}, `{line[:120]}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
+from loyalty.ops.errors import Failure
+
 Fault = Callable[[], AbstractContextManager[str]]
 """Does the harm on entry, says to whom, and mends it on exit. What mends itself is left to it."""
 
@@ -27,14 +29,24 @@ class Happened:
 class Nemesis:
     """Lets the faults happen in rounds of random order, so that each kind has its turn.
 
-    `lasts_s` and `peace_s` are how long each goes on and how long the servers have to recover, more or less.
+    `lasts_s` and `peace_s` are how long each goes on and how long the servers have to recover, more or less. Should a
+    fault fail to begin or to end, `mend` ends whatever there is, and the next one has its turn.
     """
 
-    def __init__(self, faults: Mapping[str, Fault], *, lasts_s: float, peace_s: float) -> None:
+    def __init__(
+        self,
+        faults: Mapping[str, Fault],
+        *,
+        lasts_s: float,
+        peace_s: float,
+        mend: Callable[[], None] = lambda: None,
+    ) -> None:
         self._faults = faults
+        self._mend = mend
         self._lasts_s = lasts_s
         self._peace_s = peace_s
         self.happened: list[Happened] = []
+        self.failed: list[str] = []
 
     def rage(self, minutes: float, *, say: Callable[[str], None] = lambda line: None) -> None:
         """Go on for so long; at least until each kind has happened once if `minutes` is 0."""
@@ -55,9 +67,15 @@ class Nemesis:
             if until is not None and time.monotonic() >= until:
                 return
             began = time.monotonic_ns()
-            with self._faults[kind]() as victim:
-                say(f"{kind}: {victim}")
-                pause.wait(self._lasts_s * random.uniform(0.5, 1.5))
+            try:
+                with self._faults[kind]() as victim:
+                    say(f"{kind}: {victim}")
+                    pause.wait(self._lasts_s * random.uniform(0.5, 1.5))
+            except Failure as failure:
+                say(f"{kind} failed: {failure}")
+                self.failed.append(f"{kind}: {failure}")
+                self._mend()
+                continue
             mended = time.monotonic_ns()
             pause.wait(self._peace_s * random.uniform(0.8, 1.2))
             self.happened.append(Happened(kind, victim, began, mended, time.monotonic_ns()))
