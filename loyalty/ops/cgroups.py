@@ -55,17 +55,20 @@ def make(name: str) -> list[Path]:
 
 
 def freeze(groups: Iterable[Path], *, frozen: bool, patience_s: float = 10.0) -> None:
-    """Stop every process in the groups where it stands, or let all go on; returns when that is so."""
-    for group in groups:
-        for file, word, answer, wanted in _freezers(frozen):
-            if not (group / file).exists():
-                continue
+    """Stop every process in the groups where it stands, or let all go on; returns when that is so.
+
+    In the hybrid layout both versions could; frozen by one, the processes would never arrive at the other.
+    """
+    groups = list(groups)
+    for file, word, answer, wanted in _freezers(frozen):
+        for group in (group for group in groups if (group / file).exists()):
             (group / file).write_text(word)
             deadline = time.monotonic() + patience_s
             while wanted not in (group / answer).read_text():
                 if time.monotonic() > deadline:
                     raise Failure(f"{group.name} does not {'stop' if frozen else 'go on'}.", "Give the command again.")
                 time.sleep(0.01)
+            return
 
 
 def _freezers(frozen: bool) -> tuple[tuple[str, str, str, str], ...]:

@@ -47,6 +47,16 @@ def test_freezing_flips_the_switch_of_either_version(
     assert not list(others.iterdir())
 
 
+def test_where_both_versions_could_freeze_one_does(tmp_path: Path) -> None:
+    unified, freezer = tmp_path / "unified", tmp_path / "freezer"
+    for directory, switch in ((unified, "cgroup.freeze"), (freezer, "freezer.state")):
+        directory.mkdir()
+        (directory / switch).touch()
+    freeze([unified, freezer], frozen=True)
+    assert (freezer / "freezer.state").read_text() == "FROZEN"
+    assert (unified / "cgroup.freeze").read_text() == ""
+
+
 def test_a_cable_delivers_late_and_in_order_to_the_right_end() -> None:
     left: list[bytes] = []
     right: list[bytes] = []
