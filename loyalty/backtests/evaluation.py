@@ -337,6 +337,7 @@ class _History:
         if rules is None:
             return
         occurred_at = entry["occurred_at"]
+        day = calendar.day(occurred_at)
         level = self._settle(now)
         tier = None if level is None else level.id
         member = self._facts.get(tier)
@@ -358,7 +359,7 @@ class _History:
             event.get("metadata", _NO_METADATA),
             tuple([_line(item, currency) for item in items]) if items else (),
             tuple([Payment(one["method"], to_minor(one["amount"], currency)) for one in payments]) if payments else (),
-            reader(self._counters, calendar, occurred_at),
+            reader(self._counters, day),
             rules.segments,
         )
         award = rules.award(
@@ -377,7 +378,6 @@ class _History:
                 _note_cap(totals, line.rule, line.reason or "", line.wanted - line.points, DRAFT)
         for campaign, points in award.drawn:
             totals.add(points, "budgets", campaign)
-        day = calendar.day(occurred_at)
         earned = self._credit_all(entry, award, now, day)
         if level is not None:
             kind = event["type"]

@@ -48,7 +48,6 @@ _FIELDS: Final = {
     "evidence.event": 1,
     "evidence.award.lines": 1,
     "evidence.award.limits": 1,
-    "evidence.award.version": 1,
     "evidence.refund": 1,
     "evidence.refunds": 1,
     "evidence.activated": 1,

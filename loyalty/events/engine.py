@@ -251,7 +251,7 @@ class _Recording:
             metadata=event.metadata,
             lines=fact.lines,
             payments=fact.payments,
-            counters=reader(counters, calendar, self.occurred_at),
+            counters=reader(counters, calendar.day(self.occurred_at)),
             segmentation=rules.segments,
         )
 

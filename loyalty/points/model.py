@@ -352,7 +352,8 @@ def _credit_json(credit: Mapping[str, Any]) -> Json:
     if known.get("activates_at") == SOMEDAY:
         del known["activates_at"]
         known["waits"] = True
-    return _wire(known)
+    # Nothing deeper holds an instant, and looking for some in the points of every line takes long.
+    return {name: format_instant(value) if isinstance(value, datetime) else value for name, value in known.items()}
 
 
 def _wire(value: Any) -> Any:

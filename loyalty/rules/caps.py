@@ -8,11 +8,11 @@ periods are kept: the state stays small, and an event so late that its period is
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import date, datetime
+from datetime import date
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from loyalty.programs.calendar import Calendar, Unit, first_day
+from loyalty.programs.calendar import Unit, first_day
 
 FACET: Final = "counters"
 EVER: Final = "ever"
@@ -56,11 +56,10 @@ class Tally:
 
     def value(self, key: str) -> int | None:
         """What is counted by now, this event included; None when the period is forgotten."""
-        try:
+        if key in self._values:
             return self._values[key]
-        except KeyError:
-            value = self._values[key] = value_at(self._facet, key, period_of(key, self._day))
-            return value
+        value = self._values[key] = value_at(self._facet, key, period_of(key, self._day))
+        return value
 
     def add(self, key: str, amount: int) -> None:
         """Count so much more. Nothing is added to a period that is forgotten."""
@@ -89,9 +88,8 @@ class Tally:
         return after
 
 
-def reader(facet: Facet, calendar: Calendar, at: datetime) -> Callable[[str], int | None]:
-    """What conditions read as `counters.<name>`, such as `purchases.month`: the value before the event of `at`."""
-    day = calendar.day(at)
+def reader(facet: Facet, day: date) -> Callable[[str], int | None]:
+    """What conditions read as `counters.<name>`, such as `purchases.month`: the value before an event of that day."""
 
     def read(name: str) -> int | None:
         key = counter_key(name)

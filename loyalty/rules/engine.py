@@ -8,6 +8,8 @@ rule each, and caps cut what is above them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import pairwise
 from operator import attrgetter
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from loyalty.programs.calendar import Calendar
 from loyalty.programs.policies import DEFAULTS, EventPending, Policies
 from loyalty.rules.award import (
     ONE,
+    UNMULTIPLIED,
     ActiveCampaign,
     ActiveRule,
     Award,
@@ -23,9 +26,11 @@ from loyalty.rules.award import (
     Credit,
     Limit,
     Limits,
+    Multiplied,
     RuleLine,
     Stacking,
     best_of_groups,
+    by_target,
     candidate_of,
 )
 from loyalty.rules.caps import Facet, Tally, counter_key
@@ -53,6 +58,9 @@ UTC: Final = Calendar.of("UTC")
 POINTS_PAYMENT: Final = "points"
 """The means of payment that is points."""
 
+_MOST_COMBINATIONS: Final = 256
+"""Of multipliers that apply together."""
+
 _EVENTS: Final[Mapping[type[Any], frozenset[str]]] = {
     PointsPerSpend: frozenset({"purchase"}),
     PointsPerItem: frozenset({"purchase"}),
@@ -76,8 +84,8 @@ class CompiledRules:
 
     __slots__ = (
         "_any",
+        "_by_target",
         "_by_type",
-        "_calendar",
         "_counted",
         "_kept",
         "_measures",
@@ -94,7 +102,6 @@ class CompiledRules:
         version: int,
         rules: Sequence[ActiveRule],
         *,
-        calendar: Calendar,
         stacking: Stacking,
         tests: Sequence[Test],
         measures: Sequence[Measure],
@@ -105,8 +112,8 @@ class CompiledRules:
         self.version = version
         self.budgets = budgets
         self.segments = segments
-        self._calendar = calendar
         self._stacking: Stacking = stacking
+        self._by_target = lru_cache(maxsize=_MOST_COMBINATIONS)(by_target)  # mostly the same few multipliers apply
         self._tests = tests
         self._measures = measures
         self._counted = tuple([(counter_key(name), name.split(".")) for name in sorted(counted)])
@@ -129,22 +136,21 @@ class CompiledRules:
 
         `budgets` says how many points the campaigns may still give that have a budget; one that is missing gives none.
         """
-        tally = Tally(counters, self._calendar.day(facts.occurred_at))
+        tally = Tally(counters, facts.calendar.day(facts.occurred_at))
         rules = self._by_type.get(facts.type, self._any)
         if not rules:
             self._count(tally, facts, ())
             return Award(counters=tally.facet(self._kept), limits=("no_rule_for_this_type",))
         order = Order(facts, self._tests, self._measures)
         applying, passed = _applying(rules, order)
-        chosen, multipliers = self._choose(applying, multiplier_milli, order)
+        candidates, multipliers = self._choose(applying, multiplier_milli, order)
         limits = Limits(tally, budgets or {})
         lines: list[RuleLine] = []
         credits: list[Credit] = []
         benefits: list[str] = []
-        differences: dict[str, int] = {}
+        stepped: dict[tuple[ActiveRule, ...], list[list[int]]] = {}  # by the multipliers that made the steps
         places: dict[str, int] = {}  # of the lines of multipliers, which come when their differences are known
-        for rule, share in applying:
-            candidate = chosen.get(rule.id)
+        for (rule, share), candidate in zip(applying, candidates, strict=True):
             if candidate is not None:
                 steps = candidate.steps
                 points, cut = limits.admit(rule, steps[-1]) if rule.limits or rule.campaign else (steps[-1], None)
@@ -154,8 +160,7 @@ class CompiledRules:
                     lines.append(rule.line(min(steps[0], points), share, cut, steps[-1]))
                     steps = [min(step, points) for step in steps]
                 if candidate.multipliers:
-                    for multiplier, before, after in zip(candidate.multipliers, steps, steps[1:], strict=False):
-                        differences[multiplier.id] = differences.get(multiplier.id, 0) + after - before
+                    stepped.setdefault(candidate.multipliers, []).append(steps)
                 if points:
                     credits.append(candidate.credit(points))
             elif rule.kind == "points":
@@ -164,6 +169,7 @@ class CompiledRules:
                 benefits.append(rule.benefit)
             else:
                 places[rule.id] = len(lines)
+        differences = _differences(stepped)
         for multiplier in reversed(multipliers):
             place = places.pop(multiplier.id)
             if multiplier.id in differences:
@@ -183,22 +189,26 @@ class CompiledRules:
 
     def _choose(
         self, applying: Sequence[tuple[ActiveRule, Share]], tier: int, order: Order
-    ) -> tuple[dict[str, Candidate], list[ActiveRule]]:
-        """The rules that give points, by id, and the multipliers that count: of each group one."""
+    ) -> tuple[list[Candidate | None], list[ActiveRule]]:
+        """What each of the rules would give, None where it gives nothing, and the multipliers that count: of each group
+        one."""
         multipliers = [rule for rule, _ in applying if rule.kind == "multiplier"]
-        by_target: dict[str, list[ActiveRule]] = {}
+        multiplied: Mapping[str, Multiplied] = {}
         if multipliers:
             multipliers = best_of_groups(multipliers, attrgetter("group"), attrgetter("factor"))
-            for one in multipliers:
-                for target in one.targets:
-                    by_target.setdefault(target, []).append(one)
+            multiplied = self._by_target(tuple(multipliers))
+        stacking = self._stacking
         candidates = [
-            candidate_of(rule, share, by_target.get(rule.id, ()), tier=tier, stacking=self._stacking, order=order)
-            for rule, share in applying
+            candidate_of(rule, share, multiplied.get(rule.id, UNMULTIPLIED), tier, stacking, order)
             if rule.kind == "points" and share.count >= rule.minimum
+            else None
+            for rule, share in applying
         ]
-        best = best_of_groups(candidates, attrgetter("rule.group"), lambda one: one.steps[-1])
-        return {one.rule.id: one for one in best}, multipliers
+        grouped = [one for one in candidates if one is not None and one.rule.group is not None]
+        if grouped:
+            losers = {*grouped} - {*best_of_groups(grouped, attrgetter("rule.group"), lambda one: one.steps[-1])}
+            candidates = [None if one in losers else one for one in candidates]
+        return candidates, multipliers
 
     def _count(self, tally: Tally, facts: Facts, credits: Iterable[Credit]) -> None:
         """Counts the event for the conditions that look at what the member had before."""
@@ -261,6 +271,16 @@ def _runs(campaign: ActiveCampaign, facts: Facts, known: dict[str, bool]) -> boo
     return runs
 
 
+def _differences(stepped: Mapping[tuple[ActiveRule, ...], Sequence[Sequence[int]]]) -> dict[str, int]:
+    """How many points each multiplier added, of the steps of all rules that it multiplied."""
+    found: dict[str, int] = {}
+    for multipliers, steps in stepped.items():
+        sums = [sum(column) for column in zip(*steps, strict=True)]
+        for multiplier, (before, after) in zip(multipliers, pairwise(sums), strict=True):
+            found[multiplier.id] = found.get(multiplier.id, 0) + after - before
+    return found
+
+
 def _event_once(rule: ActiveRule, order: Order) -> Share | None:
     """What a rule counts that measures nothing; None where it is for lines that the order does not have."""
     if rule.where is not None and not any(order.column(rule.where)):
@@ -282,7 +302,6 @@ def compile_rules(
     return CompiledRules(
         version,
         [compiler.rule(rule) for rule in rules],
-        calendar=calendar,
         stacking=rule_set.stacking,
         tests=compiler.tests,
         measures=compiler.measures,
@@ -350,7 +369,7 @@ class _Compiler:
         common |= {
             "points": rule.points,
             "tiered": rule.tier_multiplier,
-            "limits": _limits(rule.caps, f"rule:{rule.id}", ""),
+            "limits": (*_limits(rule.caps, f"rule:{rule.id}", ""), *self._shared_limits(rule.campaign, rule.wallet)),
             "pending": rule.pending,
             "expiry": rule.expiry,
         }
@@ -373,9 +392,15 @@ class _Compiler:
             starts_at=campaign.starts_at,
             ends_at=campaign.ends_at,
             when=self._when(campaign.when),
-            limits=_limits(campaign.caps, f"campaign:{campaign.id}", "campaign_"),
+            limits=_limits(campaign.caps, f"campaign:{campaign.id}", "campaign_", campaign.id),
             has_budget=campaign.budget is not None,
         )
+
+    def _shared_limits(self, campaign: str | None, wallet: str) -> tuple[Limit, ...]:
+        """Those that a rule in the campaign shares with others, if the campaign counts its wallet."""
+        if campaign is None or self._campaigns[campaign].wallet != wallet:
+            return ()
+        return self._campaigns[campaign].limits
 
     def _when(self, condition: Condition | None) -> Callable[[Facts], bool] | None:
         if condition is None:
@@ -415,16 +440,16 @@ class _Compiler:
         return self.measures.index(measure)
 
 
-def _limits(caps: Caps | None, key: str, prefix: str) -> tuple[Limit, ...]:
+def _limits(caps: Caps | None, key: str, prefix: str, campaign: str | None = None) -> tuple[Limit, ...]:
     if caps is None:
         return ()
     found = []
     if caps.per_event is not None:
-        found.append(Limit(f"{prefix}cap_per_event", None, caps.per_event, caps.over != "reduce"))
+        found.append(Limit(f"{prefix}cap_per_event", None, caps.per_event, caps.over != "reduce", campaign))
     for name, unit in _PERIODS:
         most = getattr(caps, name)
         if most is not None:
-            found.append(Limit(f"{prefix}cap_{name}", f"{key}:{unit}", most, caps.over == "reject"))
+            found.append(Limit(f"{prefix}cap_{name}", f"{key}:{unit}", most, caps.over == "reject", campaign))
     return tuple(found)
 
 

@@ -37,10 +37,9 @@ class Share:
 
     def attribute(self, points: int) -> tuple[int, ...] | None:
         """`points` by line, in proportion to the weights; they sum to `points`. None where no line has any weight."""
-        totals = self._totals
-        if totals is None:
-            totals = self._totals = list(accumulate(self.weights))
-        return _spread(points, totals)
+        if self._totals is None:
+            self._totals = list(accumulate(self.weights))
+        return _spread(points, self._totals)
 
 
 def spread(points: int, weights: Sequence[int]) -> tuple[int, ...] | None:
@@ -168,11 +167,10 @@ class Order:
 
     def share(self, place: int) -> Share | None:
         """What the measure at this place gives for the order; None where there is nothing that it could count."""
-        try:
+        if place in self._shares:
             return self._shares[place]
-        except KeyError:
-            share = self._shares[place] = self._measures[place].measure(self)
-            return share
+        share = self._shares[place] = self._measures[place].measure(self)
+        return share
 
     def earning_part(self, unearning: frozenset[str]) -> tuple[int, int]:
         """The part of the amount that was not paid by any of the means `unearning`, as a fraction."""

@@ -122,7 +122,7 @@ class Scheme:
     published_at: datetime
     previous: Scheme | None = field(default=None, repr=False, compare=False)
 
-    @property
+    @cached_property
     def looks_at_balance(self) -> bool:
         """Whether levels depend on what a wallet holds, so that spending and expiry matter."""
         return self.basis.type == "balance"
@@ -659,20 +659,21 @@ class _Tier:
 
     def _plan(self, now: datetime) -> None:
         """Drop what can no longer matter, and find the next instant at which something happens by time alone."""
-        self._prune(now)
+        day = self.calendar.day(now)
+        self._prune(day)
         instants = [self.drop_at] if self.drop_at is not None else []
         can_fall = self.rank > 0 and not self.locked and self.scheme.downgrade.to != "none" and self.drop_at is None
         if self.scheme.looks_at_balance:
             instants += self._changes_of_balance(now, can_fall)
         else:
-            today = day_number(self.calendar.day(now))
+            today = day_number(day)
             ahead = bisect_right(self.keys, today)
             if ahead < len(self.keys):  # told by a clock that is a little ahead
                 instants.append(self._midnight(self.keys[ahead]))
             if can_fall:
-                day = self._failing_day(today)
-                if day is not None:
-                    instants.append(self._midnight(day))
+                failing = self._failing_day(today)
+                if failing is not None:
+                    instants.append(self._midnight(failing))
         self.due_at = min(instants, default=None)
 
     def _failing_day(self, today: int) -> int | None:
@@ -764,18 +765,18 @@ class _Tier:
         """Where a fact of `day` is counted: windows that are only ever looked at as a whole have one place each."""
         return day_number(day) if self.scheme.window.type == "rolling" else self._first(day)
 
-    def _oldest(self, now: datetime) -> int:
-        """The first place of the series that can still matter."""
-        first = self._first(self.calendar.day(now))
+    def _oldest(self, day: date) -> int:
+        """The first place of the series that can still matter on that day."""
+        first = self._first(day)
         return self._first(day_of(first - 1)) if self._has_ends else first
 
-    def _prune(self, now: datetime) -> None:
+    def _prune(self, day: date) -> None:
         if self.scheme.looks_at_balance or not self.keys:
             return
         if self.scheme.window.type == "lifetime":
             self.keys, self.values = [_LIFETIME_KEY], [sum(self.values)]
             return
-        place = bisect_left(self.keys, self._oldest(now))
+        place = bisect_left(self.keys, self._oldest(day))
         if place:
             del self.keys[:place], self.values[:place]
 

@@ -110,7 +110,7 @@ def order(counters: Json, at: datetime) -> Facts:
         currency="EUR",
         lines=lines,
         payments=(Payment("card", total - 500), Payment("points", 500)),
-        counters=reader(counters, BERLIN, at),
+        counters=reader(counters, BERLIN.day(at)),
     )
 
 

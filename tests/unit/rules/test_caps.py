@@ -34,7 +34,7 @@ class Member:
         self.facet: dict[str, Any] = {}
 
     def buys(self, amount: int, at: datetime = NOON, *, type: str = "purchase", **more: Any) -> Award:
-        counters = reader(self.facet, BERLIN, at)
+        counters = reader(self.facet, BERLIN.day(at))
         facts = Facts(type, "till", at, BERLIN, amount=amount * 100, currency="USD", counters=counters)
         award = self.version.award(facts, counters=self.facet, **more)
         if award.counters is not None:
