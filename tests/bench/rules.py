@@ -1,11 +1,14 @@
 """`python -m tests.bench.rules`: how long an award takes, for 50 rules in force on an order of 20 lines, and for one.
 
-Facts are made anew for each award, as they are for each event, so that nothing derived from them is there already.
+Facts are made anew for each award, as they are for each event, so that nothing derived from them is there already. The
+same awards are made in several passes: whatever else runs on the machine only ever adds to the time of one, so the
+quickest of them is what it costs by itself.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
@@ -18,7 +21,9 @@ from loyalty.rules.facts import Facts, Line, MemberFacts, Payment
 from loyalty.rules.model import RuleSet
 
 BERLIN = Calendar.of("Europe/Berlin")
-AWARDS = 5_000
+AWARDS = 3_000
+PASSES = 6
+MOST_MICROSECONDS = 300
 CATEGORIES = ("music", "books", "food", "garden", "toys")
 BRANDS = ("acme", "globex", "initech")
 
@@ -115,7 +120,7 @@ def order(counters: Json, at: datetime) -> Facts:
 
 
 def measure(version: CompiledRules, awards: int = AWARDS) -> list[int]:
-    """Nanoseconds of each award, sorted. The days go by, with the counters that the one before left."""
+    """Nanoseconds of each award. The days go by, with the counters that the one before left."""
     start = datetime(2026, 3, 4, 12, tzinfo=timezone.utc)
     counters: Json = {}
     taken = []
@@ -125,12 +130,12 @@ def measure(version: CompiledRules, awards: int = AWARDS) -> list[int]:
         award = version.award(facts, counters=counters, multiplier_milli=1500)
         taken.append(time.thread_time_ns() - began)
         counters = award.counters or counters
-    return sorted(taken)
+    return taken
 
 
 def quantile(taken: Sequence[int], share: float) -> float:
     """Microseconds within which that share of the awards was done."""
-    return taken[min(len(taken) - 1, int(len(taken) * share))] / 1000
+    return sorted(taken)[min(len(taken) - 1, int(len(taken) * share))] / 1000
 
 
 def compiled(rule_set: Json) -> CompiledRules:
@@ -138,22 +143,27 @@ def compiled(rule_set: Json) -> CompiledRules:
     return compile_rules(RuleSet.model_validate(rule_set), 1, "EUR", calendar=BERLIN)
 
 
-def main() -> None:
-    """Prints the times; processor time, so that what else runs on the machine counts less."""
+def main() -> int:
+    """Exit code 1 when the limit is missed. Processor time, so that what else runs on the machine counts less."""
     one = {"rules": rules()["rules"][:1]}
     sets = {"one rule": one, "50 rules, 3 of 5 elsewhere": rules(elsewhere=3), "50 rules, all here": rules()}
-    medians = []
+    medians, slow = [], []
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # as the server's processes do
     for name, rule_set in sets.items():
         version = compiled(rule_set)
         award = version.award(order({}, datetime(2026, 3, 4, 12, tzinfo=timezone.utc)), counters={})
         measure(version, 500)  # until everything is warm
-        taken = measure(version)
-        medians.append(quantile(taken, 0.5))
-        told = f"{len(award.credits)} credits, p50 {medians[-1]:.1f} us, p99 {quantile(taken, 0.99):.1f} us"
-        print(f"{name}: {told}, {medians[-1] / medians[0]:.1f} times one rule")
+        passes = [measure(version) for _ in range(PASSES)]
+        quickest = [min(taken) for taken in zip(*passes, strict=True)]
+        medians.append(quantile(quickest, 0.5))
+        slow.append(quantile(quickest, 0.99))
+        calmest = min(quantile(taken, 0.99) for taken in passes)
+        told = f"p50 {medians[-1]:.1f} us, p99 {slow[-1]:.1f} us ({calmest:.1f} us within the calmest pass)"
+        print(f"{name}: {len(award.credits)} credits, {told}, {medians[-1] / medians[0]:.1f} times one rule")
+    print(f"p99 at most {MOST_MICROSECONDS} us wanted")
+    return 0 if max(slow) <= MOST_MICROSECONDS else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
