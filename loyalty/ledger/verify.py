@@ -42,7 +42,7 @@ _RANGE: Final = 20_000
 """Entries in a range, roughly: small enough to show progress and to keep all processes busy until the end."""
 _MOST_RANGES: Final = 4096
 _SEALS: Final = 500
-"""Seals in a range: they are made every minute."""
+"""At most so many seals in a range: they are made every minute, of however little."""
 
 DECODING: Final[CodecOptions[Document]] = CodecOptions(
     # Damaged instants and texts become values that the checks find wrong, instead of an end of the reading.
@@ -219,8 +219,10 @@ def _ranges(db: Mongo) -> list[Bounds]:
 
 
 def _seal_ranges(db: Mongo) -> list[Bounds]:
-    last = db.seals.find_one({"_id": {"$type": "number"}}, {"_id": 1}, sort=[("_id", -1)])
-    cuts = list(range(_SEALS, last["_id"] if last else 0, _SEALS))
+    """Ranges of seals that together cover everything, with about as many entries in each as in a range of those."""
+    seals, entries = db.seals.estimated_document_count(), db.ledger.estimated_document_count()
+    size = min(max(seals * _RANGE // max(entries, 1), 1), _SEALS)
+    cuts = list(range(size + 1, seals + 1, size))
     return list(zip([None, *cuts], [*cuts, None], strict=True))
 
 
