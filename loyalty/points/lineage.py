@@ -10,8 +10,8 @@ from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from loyalty.ledger.as_of import Effect
 from loyalty.ledger.state import DEFICIT
-from loyalty.points.as_of import Effect
 
 _HELD_BY_MEMBER = frozenset({"pending", "available", "held"})
 

@@ -10,12 +10,12 @@ from pymongo.read_concern import ReadConcern
 from loyalty.infra.ids import entry_number
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import NotFound
+from loyalty.ledger.as_of import Effect, happened, replay, view
 from loyalty.ledger.entry import Head
 from loyalty.ledger.heads import head_lookup, head_of, read_entries, read_entry, read_head_at, read_movements
 from loyalty.ledger.state import Lot, State
 from loyalty.members import service as members
 from loyalty.members.model import Member
-from loyalty.points.as_of import Effect, happened, replay, view
 from loyalty.points.lineage import Lineage, lineages
 from loyalty.points.settling import settle
 
@@ -47,7 +47,7 @@ def balance(
 ) -> tuple[State, datetime | None]:
     """What the member has `now`, and since when.
 
-    `at` asks for what was known at that instant, `happened_at` for what had happened by that one (see `points.as_of`).
+    `at` asks for what was known at that instant, `happened_at` for what had happened by that one (see `ledger.as_of`).
     Time's own movements up to the instant count, whether or not a job has written them.
     """
     if happened_at is not None:

@@ -2,18 +2,19 @@
 
 The facts that a chain tells are counted at the instants at which they happened and in that order, by the tiers of those
 instants; so a purchase that was told late counts for the level of its day. What was given is not decided anew: points
-earned, money spent and what refunds took back are what the entries say. Not for tiers that look at a balance, which is
-not made of facts.
+earned, money spent and what refunds took back are what the entries say. Tiers that look at a balance follow the one
+that there was, instant by instant.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 
 from loyalty.infra.ids import entry_id
 from loyalty.infra.money import to_minor
+from loyalty.ledger.as_of import Effect, views
 from loyalty.ledger.state import Document, State
 from loyalty.programs.calendar import Calendar
 from loyalty.tiers import engine
@@ -36,6 +37,7 @@ FIELDS: Final = {
 
 MERGE: Final = "merge"
 _NOTHING: Final = State()
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 def happened(
@@ -59,12 +61,56 @@ def happened(
         if entry["kind"] == MERGE:  # what the other member brought, its own chain tells
             facet = entry.get("state", {}).get("facets", {}).get(FACET, facet)
         if "lock" in evidence:
-            facet = _locked(facet, evidence["lock"], then, calendar, now, joined_on)
+            facet = _locked(facet, evidence["lock"], then, calendar, now, joined_on, _NOTHING)
         for day, counted in _facts(entry, purchases, calendar):
             facet, _ = engine.count(
                 facet, then, calendar, day=day, now=now, joined_on=joined_on, state=_NOTHING, **counted
             )
     return facet
+
+
+def followed(
+    movements: Iterable[Effect],
+    entries: Iterable[Mapping[str, Any]],
+    scheme: Scheme,
+    calendar: Calendar,
+    instant: datetime,
+    *,
+    joined_on: date,
+) -> tuple[Document | None, State]:
+    """The facet at `instant` by a balance, and the wallets then.
+
+    `movements` are those that had happened by then, in their order (see `ledger.as_of`), and `entries` the whole chain,
+    of which locks and merges count, and the facts of the versions before the first one that looks at a balance.
+    """
+    chain = list(entries)
+    first = scheme
+    while first.previous is not None and first.previous.looks_at_balance:
+        first = first.previous
+    begins = first.published_at
+    facet: Document | None = None
+    if first.previous is not None:
+        facet = happened(chain, first.previous, calendar, begins - _MILLISECOND, joined_on=joined_on)
+    steps: list[tuple[datetime, int, State | Mapping[str, Any]]] = [(at, 0, state) for at, state in views(movements)]
+    steps += [
+        (at, entry["_id"], entry)
+        for entry in chain
+        if (entry["kind"] == MERGE or "lock" in entry["evidence"]) and (at := _time(entry)) <= instant
+    ]
+    state = _NOTHING
+    for now, _, step in sorted(steps, key=lambda step: step[:2]):
+        if isinstance(step, State):
+            state = step
+        then = _in_force(scheme, now)
+        if then is None or now < begins:
+            continue
+        if not isinstance(step, State):
+            if step["kind"] == MERGE:
+                facet = step.get("state", {}).get("facets", {}).get(FACET, facet)
+            else:
+                facet = _locked(facet, step["evidence"]["lock"], then, calendar, now, joined_on, state)
+        facet, _ = engine.settle(facet, then, calendar, now, joined_on=joined_on, state=state)
+    return facet, state
 
 
 def _time(entry: Mapping[str, Any]) -> datetime:
@@ -80,11 +126,17 @@ def _in_force(scheme: Scheme | None, now: datetime) -> Scheme | None:
 
 
 def _locked(
-    facet: Document | None, level: str | None, scheme: Scheme, calendar: Calendar, now: datetime, joined_on: date
+    facet: Document | None,
+    level: str | None,
+    scheme: Scheme,
+    calendar: Calendar,
+    now: datetime,
+    joined_on: date,
+    state: State,
 ) -> Document:
     if level is not None and level in scheme.ranks:
-        return engine.lock(facet, scheme, calendar, now, level=level, joined_on=joined_on, state=_NOTHING)[0]
-    return engine.release(facet, scheme, calendar, now, joined_on=joined_on, state=_NOTHING)[0]
+        return engine.lock(facet, scheme, calendar, now, level=level, joined_on=joined_on, state=state)[0]
+    return engine.release(facet, scheme, calendar, now, joined_on=joined_on, state=state)[0]
 
 
 def _facts(

@@ -63,9 +63,14 @@ class TierQuery(Query):
     at: Timestamp | None = Field(None, description="An instant of the past: what was known then.")
     happened_at: Timestamp | None = Field(
         None,
-        description="An instant of the past: what had happened by then, also what was told later. Not for tiers that "
-        "look at a balance.",
+        description="An instant of the past: what had happened by then, also what was told later.",
     )
+
+
+class CurrentTiersQuery(Query):
+    """Of when."""
+
+    at: Timestamp | None = Field(None, description="An instant: the version that was current then; now if absent.")
 
 
 class ReleaseQuery(Query):
@@ -112,8 +117,12 @@ def read_tier_version(context: Context, version: VersionNumber) -> Reply[TierVer
 
 
 @api.get("/v1/tiers/current", scope="tiers:read", problems=(NotFound,))
-def read_current_tiers(context: Context) -> Reply[TierVersionOut]:
-    """Read the current tiers"""
+def read_current_tiers(context: Context, query: CurrentTiersQuery) -> Reply[TierVersionOut]:
+    """Read the current tiers
+
+    Or, with `at`, those that were current then."""
+    if query.at is not None:
+        return _answer(service.read_at(context.services.db, context.program, query.at))
     version = service.latest(context.services.db, context.program)
     if version is None:
         raise NotFound("No tiers have been published. Publish some with POST /v1/tiers/versions.")

@@ -18,8 +18,9 @@ from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import IdempotencyConflict, NotFound, Unavailable, ValidationFailed
 from loyalty.ledger import append as ledger
 from loyalty.ledger import movements
+from loyalty.ledger.as_of import happened, replay
 from loyalty.ledger.entry import SEQUENCE_BITS, Draft, Head, business_key, request_digest
-from loyalty.ledger.heads import head_lookup, head_of, read_head_at
+from loyalty.ledger.heads import head_lookup, head_of, read_head_at, read_movements
 from loyalty.ledger.state import State
 from loyalty.members import service as members
 from loyalty.members.model import Member
@@ -121,6 +122,14 @@ def read(db: Mongo, program_id: str, version: int) -> Version:
     if document is None:
         raise NotFound(f"There is no version {version} of the tiers.")
     return Version.from_document(document)
+
+
+def read_at(db: Mongo, program_id: str, instant: datetime) -> Version:
+    """The version that was current at the instant. NotFound before the first."""
+    wanted: Document = {"_id.program": program_id, "published_at": {"$lte": instant}}
+    for document in db[COLLECTION].find(wanted).sort("_id.version", DESCENDING).limit(1):
+        return Version.from_document(document)
+    raise NotFound("No tiers had been published by then.")
 
 
 def list_versions(db: Mongo, program_id: str, *, limit: int, after: int | None) -> list[Version]:
@@ -292,7 +301,7 @@ def place(
     """Where the member stands now, or stood at `at` by what was known then.
 
     With `happened_at` by what had happened by that instant (as known now or at `at`), whenever it was told: see
-    `tiers.as_of`. NotFound if there were no tiers; ValidationFailed for tiers that are not made of what happened.
+    `tiers.as_of`. NotFound if there were no tiers.
     """
     found, head = _find_with_head(db, program.id, member)
     instant = happened_at or at or now
@@ -309,18 +318,19 @@ def place(
 def _place_as_happened(
     db: Mongo, program: Program, member: Member, scheme: Scheme, instant: datetime, *, known: datetime | None
 ) -> Place:
-    if scheme.looks_at_balance:
-        detail = "These tiers look at a balance, which is not counted from what happened. Ask with `at`."
-        errors = [{"pointer": "/happened_at", "code": "invalid_value", "detail": detail}]
-        raise ValidationFailed("Correct the fields that `errors` names.", errors=errors)
     calendar = Calendar.of(program.timezone)
     joined = joined_on(member, calendar)
     chain: Document = {"_id": {"$gt": member.number << SEQUENCE_BITS, "$lt": (member.number + 1) << SEQUENCE_BITS}}
     if known is not None:
         chain["recorded_at"] = {"$lte": known}
     entries = db.ledger.find(chain, as_of.FIELDS, batch_size=1000)
-    facet = as_of.happened(entries, scheme, calendar, instant, joined_on=joined)
-    standing = engine.standing(facet, scheme, calendar, instant, joined_on=joined, state=State())
+    state = State()
+    if scheme.looks_at_balance:
+        moved = happened(replay(read_movements(db.ledger, member.number, known=known), instant), instant)
+        facet, state = as_of.followed(moved, entries, scheme, calendar, instant, joined_on=joined)
+    else:
+        facet = as_of.happened(entries, scheme, calendar, instant, joined_on=joined)
+    standing = engine.standing(facet, scheme, calendar, instant, joined_on=joined, state=state)
     return Place(member, instant, scheme, standing)
 
 

@@ -147,13 +147,24 @@ def test_the_tier_of_an_instant_as_known_and_as_it_had_happened(shop: httpx.Clie
     assert tier(shop, happened_at="2026-01-01T00:00:00Z").status_code == 404  # there were no tiers
 
 
-def test_a_tier_of_the_balance_is_not_counted_from_what_happened(shop: httpx.Client) -> None:
+def test_a_tier_of_the_balance_of_an_instant_as_known_and_as_it_had_happened(shop: httpx.Client) -> None:
+    """Case 3.20: a purchase that is told late was in the balance of its day, and a level with it."""
     levels = [{"id": "base", "name": "Base", "threshold": 0}, {"id": "gold", "name": "Gold", "threshold": 10}]
     publish_tiers(shop, basis={"type": "balance", "wallet": "points"}, window=None, levels=levels)
-    made = buy(shop, "1", "50.00", None)
-    answer = tier(shop, happened_at=made["occurred_at"])
-    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/happened_at")
-    assert tier(shop, at=made["recorded_at"]).json()["tier"]["id"] == "gold"
+    published = shop.get("/v1/tiers/current").json()["published_at"]
+    first = buy(shop, "1", "5.00", None)
+    second = buy(shop, "2", "5.00", first["occurred_at"])
+    assert tier(shop, at=first["recorded_at"]).json()["tier"]["id"] == "base"
+    told = tier(shop, happened_at=first["occurred_at"]).json()
+    assert (told["tier"]["id"], told["value"], told["since"]) == ("gold", 10, first["occurred_at"])
+    then = {"at": before(second["recorded_at"]), "happened_at": first["occurred_at"]}
+    assert (tier(shop, **then).json()["tier"]["id"], tier(shop, **then).json()["value"]) == ("base", 5)
+    taken = {"member": ADA, "points": -3, "reason": "a mistake"}
+    spent = shop.post("/v1/adjustments", json=taken).json()["entry"]
+    assert tier(shop, happened_at=spent["occurred_at"]).json()["tier"]["id"] == "base"
+    assert tier(shop, happened_at=before(spent["occurred_at"])).json()["tier"]["id"] == "gold"
+    assert shop.get("/v1/tiers/current", params={"at": published}).json()["version"] == 1
+    assert shop.get("/v1/tiers/current", params={"at": before(published)}).status_code == 404
 
 
 @pytest.mark.parametrize("instant", ["yesterday", "2026-05-15T12:00:00", "1"])

@@ -12,9 +12,10 @@ for a while, where something was spent, on paper, before it was earned.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from loyalty.ledger.movements import due_steps
@@ -74,6 +75,15 @@ def view(movements: Iterable[Effect]) -> State:
     for effect in movements:
         purses[effect.posting.wallet].move(effect.posting)
     return State({name: purse.wallet() for name, purse in sorted(purses.items())})
+
+
+def views(movements: Iterable[Effect]) -> Iterator[tuple[datetime, State]]:
+    """The wallets after each instant at which something took effect; `movements` in the order in which they did."""
+    purses: dict[str, _Purse] = defaultdict(_Purse)
+    for instant, effects in groupby(movements, key=lambda effect: effect.at):
+        for effect in effects:
+            purses[effect.posting.wallet].move(effect.posting)
+        yield instant, State({name: purse.wallet() for name, purse in sorted(purses.items())})
 
 
 def _own_instant(

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loyalty.ledger.append import Operation, preview
+from loyalty.ledger.as_of import Effect, happened, replay, view
 from loyalty.ledger.entry import Draft, Head
 from loyalty.ledger.movements import credit, debit, hold, release, settle
 from loyalty.ledger.state import Posting, State
-from loyalty.points.as_of import Effect, happened, replay, view
 from loyalty.points.lineage import Lineage, lineages
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
