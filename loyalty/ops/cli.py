@@ -19,6 +19,7 @@ from loyalty.ops.errors import Failure, Refusal
 from loyalty.ops.failover_cli import failover
 from loyalty.ops.lab import Lab, purge_base
 from loyalty.ops.lab_cli import lab, site_option, topology_option
+from loyalty.ops.replica_cli import replica
 from loyalty.ops.site import LAB_DIRECTORY, Site
 
 _verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show all that Ansible or the tests print.")
@@ -61,6 +62,7 @@ def cli() -> None:
 
 cli.add_command(lab)
 cli.add_command(failover)
+cli.add_command(replica)
 
 
 @cli.command()
@@ -298,16 +300,18 @@ def dev(port: int) -> None:
 @click.argument("sections", nargs=-1)
 @_verbose_option
 @click.option("--list", "only_list", is_flag=True, help="Show the sections and what each proves.")
-def test(sections: tuple[str, ...], verbose: bool, only_list: bool) -> None:
-    """Run the tests: all of them, as continuous integration does, or the SECTIONS that you name.
+@click.option("--all", "everything", is_flag=True, help="Also the sections that are too long for each change.")
+def test(sections: tuple[str, ...], verbose: bool, only_list: bool, everything: bool) -> None:
+    """Run the tests: those of continuous integration, or the SECTIONS that you name.
 
     \b
     ./appliance test lint unit       # seconds
-    sudo ./appliance test            # everything; molecule builds a server in the lab
+    sudo ./appliance test            # what runs for each change; molecule builds servers in the lab
+    sudo ./appliance test --all      # also the long ones
     """
     from loyalty.ops import environment, suite
 
-    wanted = suite.chosen(sections)
+    wanted = suite.chosen(sections, everything=everything)
     if only_list:
         for section in wanted:
             click.echo(f"{section.name:<12} {section.proves}")

@@ -41,6 +41,8 @@ class Section:
     proves: str
     checks: tuple[Check, ...]
     needs_root: bool = False
+    is_long: bool = False
+    """Runs only when it is named, or with ``--all``: too long for each change."""
 
 
 _PYTEST = "python -m pytest -q --durations=5"
@@ -82,9 +84,16 @@ SECTIONS = (
     Section("faults", "nothing lost, doubled or contradicted in a cluster under attack (short)", (
         Check("faults", f"{_PYTEST} tests/faults"),
     )),
-    Section("molecule", "the one-box in the lab: install, again, from outside", (
+    Section("molecule", "whole sites in the lab: install, again, from outside; a replica set that loses members", (
         Check("one-box", "molecule test --scenario-name one-box"),
+        Check("three-server", "molecule test --scenario-name three-server"),
     ), needs_root=True),
+    Section("ha", "a highly available site in the lab, and what its clients notice while hosts and services are lost", (
+        Check("ha", "molecule test --scenario-name ha"),
+    ), needs_root=True, is_long=True),
+    Section("growth", "a site grows from one-box to three-server under load, and no point is lost", (
+        Check("growth", "molecule test --scenario-name growth"),
+    ), needs_root=True, is_long=True),
 )  # fmt: skip
 
 _TOOLS = (
@@ -110,12 +119,17 @@ class Result:
     log: Path
 
 
-def chosen(names: Sequence[str]) -> list[Section]:
-    """Return the sections that were asked for, in the order of the table; all of them without a name."""
+def chosen(names: Sequence[str], *, everything: bool = False) -> list[Section]:
+    """Return the sections that were asked for, in the order of the table.
+
+    Without a name: those that are not long, or ``everything``.
+    """
     known = [section.name for section in SECTIONS]
     if unknown := [name for name in names if name not in known]:
         raise Refusal(f"There is no section {', '.join(unknown)}.", f"Choose from: {', '.join(known)}.")
-    return [section for section in SECTIONS if not names or section.name in names]
+    return [
+        section for section in SECTIONS if section.name in names or (not names and (everything or not section.is_long))
+    ]
 
 
 def missing_packages(sections: Sequence[Section]) -> list[str]:

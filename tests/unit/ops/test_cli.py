@@ -94,7 +94,9 @@ def test_remote_commands_keep_their_words(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_sections_are_run_in_the_order_of_the_table() -> None:
     assert [section.name for section in suite.chosen(["unit", "lint"])] == ["lint", "unit"]
-    assert suite.chosen([]) == list(suite.SECTIONS)
+    assert suite.chosen([], everything=True) == list(suite.SECTIONS)
+    assert suite.chosen([]) == [section for section in suite.SECTIONS if not section.is_long] != list(suite.SECTIONS)
+    assert [section.name for section in suite.chosen(["growth"])] == ["growth"]
     with pytest.raises(Refusal):
         suite.chosen(["nonsense"])
 
