@@ -42,10 +42,14 @@ class LabSite:
 
     def run(self, command: Sequence[str], *, input_text: str | None = None) -> str:
         """Run a command as root on the server. Failure with what it said."""
-        done = self.lab.ssh(self.host, command, input_text=input_text)
+        return self.run_on(self.host, command, input_text=input_text)
+
+    def run_on(self, host: str, command: Sequence[str], *, input_text: str | None = None) -> str:
+        """Run a command as root on a server of the site. Failure with what it said."""
+        done = self.lab.ssh(host, command, input_text=input_text)
         if done.returncode:
             line = " ".join(command)[:120]
-            raise Failure(f"On {self.host}, `{line}` failed: {done.stderr.strip() or done.stdout.strip()}")
+            raise Failure(f"On {host}, `{line}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
 

@@ -1,0 +1,154 @@
+"""Three members, and what happens to the clients when one is lost, restarted or replaced."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from loyalty.ops.ansible import command_line
+from loyalty.ops.environment import tool_environment
+from loyalty.ops.site import CHECKOUT
+from tests.lab_site import LabSite, new_program
+from tests.servers import wait_until
+from tests.writers import Writers
+
+MEMBERS = ("db1", "db2", "box1")
+Ask = Callable[[str, str], Any]
+Capsys = pytest.CaptureFixture[str]
+
+
+def tell(capsys: Capsys, what: str, writers: Writers) -> None:
+    """Print the figure that the test is about, whether or not it holds."""
+    with capsys.disabled():
+        print(f"\n{what}: {len(writers.acknowledged):,} writes, longest gap {writers.longest_gap_seconds:.2f} s")
+
+
+@pytest.fixture
+def writers(site: LabSite) -> Writers:
+    return Writers(site, new_program(site.client(), "replica-set"))
+
+
+def states(ask: Ask, host: str) -> dict[str, str]:
+    return {
+        member["name"]: member["stateStr"]
+        for member in ask(host, "client.admin.command('replSetGetStatus')")["members"]
+    }
+
+
+def primary(ask: Ask) -> str:
+    return str(ask("box1", "client.admin.command('hello')").get("primary", "")).partition(":")[0]
+
+
+def wait_until_whole(ask: Ask) -> None:
+    """Until all three members serve, and each of them says so itself."""
+
+    def whole() -> bool:
+        said = [ask(host, "client.admin.command('hello')") or {} for host in MEMBERS]
+        return sorted(each.get("secondary", False) for each in said) == [False, True, True] and primary(ask) != ""
+
+    wait_until(whole, timeout_s=60, failure=lambda: str(states(ask, "box1")))
+
+
+def test_all_three_hold_data_and_vote_and_two_may_lead(ask: Ask) -> None:
+    config = ask("db1", "client.admin.command('replSetGetConfig')")["config"]
+    members = {member["host"]: member for member in config["members"]}
+    assert set(members) == {"db1:27017", "db2:27017", "box1:27017"}
+    assert {member["votes"] for member in members.values()} == {1}
+    assert not any(member["arbiterOnly"] or member["hidden"] for member in members.values())
+    assert {host: member["priority"] for host, member in members.items()} == {
+        "db1:27017": 1, "db2:27017": 1, "box1:27017": 0
+    }  # fmt: skip
+    assert config["settings"]["electionTimeoutMillis"] == 2000
+    assert config["settings"]["heartbeatIntervalMillis"] == 500
+    assert sorted(states(ask, "box1").values()) == ["PRIMARY", "SECONDARY", "SECONDARY"]
+
+
+@pytest.mark.parametrize(("source", "target"), [("box1", "db1"), ("db1", "db2"), ("db2", "box1")])
+def test_members_speak_tls_and_nothing_else(site: LabSite, source: str, target: str) -> None:
+    program = f"""
+import pymongo
+for options in ({{}}, {{"tls": True}}):
+    try:
+        client = pymongo.MongoClient("{target}", directConnection=True, serverSelectionTimeoutMS=3000, **options)
+        client.admin.command("hello")
+        print("answered")
+    except pymongo.errors.ConnectionFailure:
+        print("refused")
+client = pymongo.MongoClient("{target}", directConnection=True, tls=True, tlsCAFile="/etc/loyalty/tls/ca.crt")
+print(client.admin.command("hello")["setName"])
+"""
+    done = site.lab.ssh(source, ["/opt/loyalty/ops-venv/bin/python", "-"], input_text=program, timeout_s=60)
+    # Plain text is refused, and so is TLS that trusts another authority than the site's.
+    assert done.stdout.split() == ["refused", "refused", "loyalty"], done.stderr
+
+
+def test_only_the_edges_that_are_drawn_are_open(site: LabSite) -> None:
+    """Between any two hosts: MongoDB, SSH, and the site itself; nothing else that listens anywhere."""
+    program = """
+import socket, sys
+for address in sys.argv[1:]:
+    host, _, port = address.partition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+        print(address)
+    except OSError:
+        pass
+"""
+    ports = (22, 80, 443, 6379, 8443, 9100, 27017)
+    for source in MEMBERS:
+        others = [f"{site.lab.address(host)}:{port}" for host in MEMBERS if host != source for port in ports]
+        done = site.lab.ssh(source, ["python3", "-", *others], input_text=program, timeout_s=120)
+        drawn = {f"{site.lab.address(host)}:{port}" for host in MEMBERS if host != source for port in (22, 27017)}
+        web = {f"{site.lab.address('box1')}:{port}" for port in (80, 443)} if source != "box1" else set()
+        assert set(done.stdout.split()) == drawn | web
+
+
+def test_a_rolling_restart_fails_no_request(site: LabSite, ask: Ask, writers: Writers, capsys: Capsys) -> None:
+    started = {host: site.lab.ssh(host, ["systemctl show mongod --property=MainPID"]).stdout for host in MEMBERS}
+    with writers.writing():
+        line = command_line("replica_restart", site.lab.site)
+        done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+    for host in MEMBERS:
+        assert site.lab.ssh(host, ["systemctl show mongod --property=MainPID"]).stdout != started[host]
+    tell(capsys, "rolling restart", writers)
+    assert writers.failures == []
+    assert writers.longest_gap_seconds < 5
+    assert writers.applied() == len(writers.acknowledged)
+    wait_until_whole(ask)
+
+
+def test_a_killed_primary_is_succeeded_and_nothing_is_lost(
+    site: LabSite, ask: Ask, writers: Writers, capsys: Capsys
+) -> None:
+    leader = primary(ask)
+    with writers.writing():
+        site.run_on(leader, ["systemctl", "kill", "--signal=KILL", "mongod"])
+        for _ in range(20):
+            writers.wait_for_more()
+        wait_until(lambda: primary(ask) not in ("", leader), timeout_s=30, failure=lambda: str(states(ask, "box1")))
+    tell(capsys, "killed primary", writers)
+    # A request that would wait longer than its client is told to come again.
+    assert [failure for failure in writers.failures if not failure.startswith("503")] == []
+    assert writers.longest_gap_seconds < 5
+    assert writers.applied() == len(writers.acknowledged)
+    wait_until_whole(ask)
+
+
+def test_a_member_with_an_empty_disk_copies_the_data_again(site: LabSite, ask: Ask, writers: Writers) -> None:
+    lost = next(host for host in ("db1", "db2") if host != primary(ask))
+    with writers.writing():
+        site.run_on(
+            lost, ["systemctl stop mongod && find /var/lib/mongodb -mindepth 1 -delete && systemctl start mongod"]
+        )
+        wait_until_whole(ask)
+    assert writers.failures == []
+    assert writers.applied() == len(writers.acknowledged)
+    count = "db.ledger.count_documents({})"
+    wanted = ask(primary(ask), count)
+    wait_until(
+        lambda: ask(lost, count) == wanted, timeout_s=30, failure=lambda: f"{lost} has not all of {wanted} entries"
+    )
