@@ -29,6 +29,7 @@ class Progress:
     play: str = ""
     task: str = ""
     tasks: int = 0
+    failed_task: str = ""
     failure: list[str] = field(default_factory=list)
     changed: dict[str, int] = field(default_factory=dict)
     _in_failure: bool = False
@@ -45,6 +46,7 @@ class Progress:
                 self.tasks += 1
         elif line.startswith(("fatal: [", "failed: [")):
             # Newer versions report a failed task twice; this second time names the host and is complete.
+            self.failed_task = self.task  # others may follow, to tidy up
             self.failure = [f"TASK [{self.task}]", line]
             self._in_failure = True
         elif line.startswith(("[ERROR]", "ERROR!")):
@@ -136,7 +138,8 @@ def run_playbook(
             out.print(text, markup=False)
     if code != 0:
         raise Stopped(
-            f"The playbook {name} failed in play “{progress.play}”, task “{progress.task}” (log: {log}).",
+            f"The playbook {name} failed in play “{progress.play}”, "
+            f"task “{progress.failed_task or progress.task}” (log: {log}).",
             f"Mend the cause, then give the same command again. All output: less {log}",
             "" if show else "\n".join(_last_words(progress, kept)),
             progress,

@@ -57,7 +57,7 @@ def _rehearse(site: str, directory: Path, before: dict[str, Any] | None, *, verb
         try:
             run_playbook("failover_drill", site, step, verbose=verbose)
         except Stopped as stopped:
-            if stopped.progress.task == _GATE:
+            if stopped.progress.failed_task.endswith(_GATE):
                 raise Refusal(_said(stopped), "Then give the same command again.") from None
             result = last(directory)["failover"]
             if result is None or result == before:

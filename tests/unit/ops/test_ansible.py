@@ -83,3 +83,15 @@ def test_changes_stand_under_their_task_and_tables_as_they_were_written() -> Non
         "host  redis",
         "box1  ok",
     ]
+
+
+def test_what_failed_is_told_from_what_tidied_up_after_it() -> None:
+    progress = Progress()
+    for line in (
+        "TASK [mongodb : See that the set would survive] ******",
+        'fatal: [db1]: FAILED! => {"msg": "it would not"}',
+        "TASK [mongodb : Tidy up] ******",
+        "skipping: [db1]",
+    ):
+        progress.read(line)
+    assert (progress.task, progress.failed_task) == ("mongodb : Tidy up", "mongodb : See that the set would survive")
