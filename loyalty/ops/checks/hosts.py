@@ -38,7 +38,11 @@ def disk(seen: Seen, limits: Limits) -> Iterator[Complaint]:
     for name, state in states(seen):
         for path, found in state["disks"].items():
             if found is None:
-                yield name, f"{path} is missing", f"./appliance apply --site {seen['site']} makes or mounts it."
+                yield (
+                    name,
+                    f"{path} is missing, or does not answer",
+                    f"./appliance apply --site {seen['site']} makes or mounts it.",
+                )
             elif found["free_percent"] < limits.disk_free_percent:
                 yield (
                     name,
@@ -95,6 +99,18 @@ def release(seen: Seen, limits: Limits) -> Iterator[Complaint]:
             f"different releases answer: {said}",
             f"./appliance deploy --site {seen['site']} brings all hosts to one release.",
         )
+
+
+@check("colour", "NGINX passes requests to the colour that is active")
+def colour(seen: Seen, limits: Limits) -> Iterator[Complaint]:
+    for name, state in states(seen):
+        active, passed = (state["release"] or {}).get("colour"), state["upstream"]
+        if active and passed and active != passed:
+            yield (
+                name,
+                f"NGINX passes requests to {passed}, and {active} is active: a deploy was cut off",
+                f"./appliance deploy --site {seen['site']} finishes it.",
+            )
 
 
 @check("clock", "Every host's clock follows a time server")

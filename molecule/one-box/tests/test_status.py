@@ -13,7 +13,7 @@ from testinfra.host import Host
 from loyalty.ops.site import CHECKOUT
 from tests.one_box import Box
 
-RECOVERY_SECONDS = 120
+RECOVERY_SECONDS = 300
 
 
 def appliance(box: Box, *words: str) -> subprocess.CompletedProcess[str]:

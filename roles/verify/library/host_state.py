@@ -7,7 +7,6 @@ import calendar
 import json
 import os
 import re
-import shutil
 import stat
 import subprocess
 import time
@@ -65,12 +64,13 @@ EXAMPLES = r"""
 RETURN = r"""
 state:
   description: >-
-    C(units), C(disks), C(unmounted), C(certificates), C(release), C(addresses), C(listening), C(versions), C(time),
-    C(redis) and C(deep).
+    C(units), C(disks), C(unmounted), C(certificates), C(release), C(upstream), C(addresses), C(listening),
+    C(versions), C(time), C(redis) and C(deep).
   type: dict
   returned: always
 """
 
+UPSTREAM = Path("/etc/nginx/loyalty/upstream.conf")
 CERTIFICATES = Path("/etc/loyalty/tls")
 SECRETS = ("/etc/loyalty", "/etc/mongodb", "/etc/redis", "/etc/keepalived")
 UNITS = {
@@ -147,19 +147,23 @@ def certificate_state(path: Path) -> dict[str, Any] | None:
     }
 
 
-def disk_state(path: str) -> dict[str, Any] | None:
-    """Size and free space of the file system that holds `path`."""
-    try:
-        usage = shutil.disk_usage(path)
-        flags = os.statvfs(path).f_flag
-    except OSError:
+def mounts() -> dict[str, set[str]]:
+    """What is mounted where, with its options. Asks the kernel: a share that hangs would make a look at it hang."""
+    lines = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+    return {fields[1]: set(fields[3].split(",")) for fields in map(str.split, lines)}
+
+
+def disk_state(path: str, mounted: dict[str, set[str]]) -> dict[str, Any] | None:
+    """Size and free space of the file system that holds `path`. None when it is missing, or does not answer."""
+    words = said("df", "--block-size=1", "--output=size,avail,target", path).split()
+    if len(words) < 3 or not words[-2].isdigit():
         return None
+    total, free, target = int(words[-3]), int(words[-2]), words[-1]
     return {
-        "total_bytes": usage.total,
-        "free_bytes": usage.free,
-        "free_percent": round(100 * usage.free / usage.total) if usage.total else 0,
-        "read_only": bool(flags & os.ST_RDONLY),
-        "device": os.stat(path).st_dev,
+        "total_bytes": total,
+        "free_bytes": free,
+        "free_percent": round(100 * free / total) if total else 0,
+        "read_only": "ro" in mounted.get(target, ()),
     }
 
 
@@ -170,6 +174,15 @@ def release_state(directory: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return {name: active.get(name) for name in ("colour", "release", "previous")}
+
+
+def upstream_colour() -> str | None:
+    """The colour that NGINX passes requests to; None where there is no NGINX."""
+    try:
+        match = re.search(r"unix:/run/loyalty-(\w+)/", UPSTREAM.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return match.group(1) if match else None
 
 
 def listening() -> list[str]:
@@ -333,6 +346,7 @@ def main() -> None:
     )
     params = module.params
     services = params["services"]
+    mounted = mounts()
     release = release_state(Path(params["release_directory"]))
     units = [unit_state(service, unit) for service in ("host", *services) for unit in UNITS.get(service, ())]
     if "app" in services:
@@ -342,8 +356,9 @@ def main() -> None:
         "services": services,
         "units": units,
         "release": release,
-        "disks": {path: disk_state(path) for path in params["disks"]},
-        "unmounted": [path for path in params["mounts"] if not os.path.ismount(path)],
+        "upstream": upstream_colour(),
+        "disks": {path: disk_state(path, mounted) for path in params["disks"]},
+        "unmounted": [path for path in params["mounts"] if path not in mounted],
         "certificates": {name: found for name, found in certificates.items() if found},
         "addresses": addresses(),
         "listening": listening(),

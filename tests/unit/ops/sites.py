@@ -40,7 +40,6 @@ def disk(free_percent: int = 70) -> dict[str, Any]:
         "free_bytes": free_percent * 10**10,
         "free_percent": free_percent,
         "read_only": False,
-        "device": 1,
     }
 
 
@@ -82,6 +81,7 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
                 "services": services,
                 "units": [unit(s, u) for s in ("host", *services) for u in UNITS.get(s, ())],
                 "release": {"colour": "blue", "release": RELEASE, "previous": RELEASE} if "app" in services else None,
+                "upstream": "blue" if "nginx" in services else None,
                 "disks": {"/": disk(), "/var/lib/mongodb": disk(60)},
                 "unmounted": [],
                 "certificates": {

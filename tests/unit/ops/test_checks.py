@@ -59,6 +59,7 @@ BROKEN: dict[str, tuple[str, Break]] = {
     "mount": ("box2", lambda seen: state(seen, "box2")["unmounted"].append("/mnt/storage")),
     "certificate": ("box1", lambda seen: state(seen, "box1")["certificates"]["site"].update(days_left=13)),
     "release": ("site", lambda seen: state(seen, "box2")["release"].update(release="20261128T081500Z-0123456789ac")),
+    "colour": ("box1", lambda seen: state(seen, "box1").update(upstream="green")),
     "clock": ("db3", lambda seen: state(seen, "db3")["time"].update(synchronised=False)),
     "stale": ("db1", lambda seen: state(seen, "db1")["deep"]["stale"].append(
         {"unit": "mongod.service", "what": "/etc/mongodb/mongod.conf", "remedy": "systemctl restart mongod"})),
