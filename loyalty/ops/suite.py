@@ -84,8 +84,10 @@ SECTIONS = (
     Section("faults", "nothing lost, doubled or contradicted in a cluster under attack (short)", (
         Check("faults", f"{_PYTEST} tests/faults"),
     )),
-    Section("molecule", "whole sites in the lab: install, again, from outside; a replica set that loses members", (
+    Section("molecule", "the one-box in the lab: install, again, from outside", (
         Check("one-box", "molecule test --scenario-name one-box"),
+    ), needs_root=True),
+    Section("three-server", "three servers in the lab, and what clients notice while members of the set are lost", (
         Check("three-server", "molecule test --scenario-name three-server"),
     ), needs_root=True),
     Section("ha", "a highly available site in the lab, and what its clients notice while hosts and services are lost", (
