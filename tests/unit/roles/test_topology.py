@@ -124,6 +124,12 @@ def test_a_member_with_priority_0_votes_and_does_not_initiate() -> None:
     assert [member["priority"] for member in result["mongodb_members"]] == [0, 1, 1]
 
 
+def test_an_even_number_of_members_is_for_those_who_are_on_the_way() -> None:
+    two = {**ONE_BOX, "mongodb": "box1 db2"}
+    assert "majority" in " ".join(derive(two)["problems"])
+    assert derive(two, even_members=True)["problems"] == []
+
+
 @pytest.mark.parametrize("name", topologies())
 def test_every_example_inventory_can_work(name: str) -> None:
     groups = topology_groups(name)
