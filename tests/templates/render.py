@@ -69,6 +69,7 @@ _FOUND = {
     "__app_colour": "blue",
     "__app_release": "20260131T120000Z-0123456789ab",
     "__app_package": {"sha": "0123456789ab", "path": "loyalty.tar.gz"},
+    "__app_source": {"directory": str(PROJECT / "loyalty"), "commit": "0" * 40, "described": "v1.0.0"},
     "__scheduler_active": {"release": "20260131T120000Z-0123456789ab", "fingerprint": "0" * 64},
 }
 # Roles that the one-box does without.

@@ -162,7 +162,8 @@ def test_settings_hold_no_secret_and_are_plain_assignments(system: str) -> None:
 @systems
 def test_the_release_describes_itself(system: str) -> None:
     described = json.loads(render("app/templates/release.json.j2", system))
-    assert described["installed_at"] == "20260131T120000Z"
+    assert described["release"] == "20260131T120000Z-0123456789ab"
+    assert described["version"] == "v1.0.0"
     assert described["python"] == {"ubuntu-22.04": "3.10", "debian-12": "3.11"}[system]
 
 
@@ -175,6 +176,15 @@ def test_the_upstream_keeps_connections_shorter_than_gunicorn(colour: str, syste
     assert kept is not None
     gunicorn = runpy.run_path(str(PROJECT / "loyalty" / "gunicorn.conf.py"))
     assert int(kept.group(1)) < gunicorn["keepalive"]
+
+
+@systems
+def test_a_watched_colour_has_the_old_one_behind_it(system: str) -> None:
+    text = render("app/templates/upstream.conf.j2", system, __app_colour="green", __app_fallback="blue")
+    assert "server unix:/run/loyalty-green/gunicorn.sock max_fails=0;" in text
+    assert "server unix:/run/loyalty-blue/gunicorn.sock backup max_fails=0;" in text
+    assert "non_idempotent" not in text, "a POST without a key must not run twice"
+    assert "backup" not in render("app/templates/upstream.conf.j2", system, __app_colour="green")
 
 
 @systems
@@ -216,7 +226,8 @@ def test_what_nginx_refuses_is_a_problem_document(system: str) -> None:
 
 @NEEDS_NGINX
 @systems
-def test_nginx_accepts_its_configuration(system: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fallback", ["", "green"], ids=["alone", "watched"])
+def test_nginx_accepts_its_configuration(fallback: str, system: str, tmp_path: Path) -> None:
     subprocess.run(
         [
             "openssl",
@@ -246,8 +257,9 @@ def test_nginx_accepts_its_configuration(system: str, tmp_path: Path) -> None:
     (tmp_path / "nginx.conf").write_text(text.replace("user www-data;", ""), encoding="utf-8")
     (tmp_path / "mime.types").write_text("types {}\n", encoding="utf-8")
     (tmp_path / "loyalty").mkdir()
+    watched = {"__app_fallback": fallback, "__app_watch_log": str(tmp_path / "watch.log")}
     (tmp_path / "loyalty" / "upstream.conf").write_text(
-        render("app/templates/upstream.conf.j2", system), encoding="utf-8"
+        render("app/templates/upstream.conf.j2", system, **watched), encoding="utf-8"
     )
     done = subprocess.run(
         ["nginx", "-t", "-c", str(tmp_path / "nginx.conf")], capture_output=True, text=True, check=False, timeout=30

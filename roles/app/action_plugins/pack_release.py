@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,10 @@ def archive(source: Path, files: list[Path]) -> bytes:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    """`pack_release: {source, exclude, destination}` returns `sha` and `path`."""
+    """`pack_release: {source, exclude, destination}` returns `sha`, `path` and `release`.
+
+    `release` is the name, `<when it was packed>-<sha>`: the same on every server of the site.
+    """
 
     TRANSFERS_FILES = False
     _VALID_ARGS = frozenset({"source", "exclude", "destination"})
@@ -74,5 +78,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
             partial.write_bytes(archive(source, files))
             partial.replace(path)
+        packed = time.gmtime(path.stat().st_mtime if path.exists() else None)
+        release = f"{time.strftime('%Y%m%dT%H%M%SZ', packed)}-{sha}"
         # The archive is a cache of this machine; the site has not changed by it.
-        return result | {"changed": False, "sha": sha, "path": str(path)}
+        return result | {"changed": False, "sha": sha, "path": str(path), "release": release}
