@@ -110,14 +110,16 @@ def run_playbook(
     options: Sequence[str] = (),
     verbose: bool = False,
     show: bool = False,
+    quiet: bool = False,
 ) -> Progress:
     """Run a playbook and return what it did. Raises Stopped with the task that failed and the next thing to type.
 
     ``verbose`` streams the whole output. ``show`` prints what the plays had to say at the end (tables of `status`,
-    differences of `plan`).
+    differences of `plan`). ``quiet`` leaves standard output to the caller's JSON.
     """
     line = command_line(name, site, extra=extra, options=options)
-    step.say(f"$ {shlex.join(line)}")
+    if not quiet:
+        step.say(f"$ {shlex.join(line)}")
     log = _log_directory(site) / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}.log"
     progress = Progress()
     kept: deque[str] = deque(maxlen=5000)

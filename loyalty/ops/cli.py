@@ -15,19 +15,18 @@ import click
 from loyalty import __version__
 from loyalty.ops import host
 from loyalty.ops.console import Step, Steps, err, out, show_error
+from loyalty.ops.deploy_cli import deploy, history, releases, rollback, unlock, upgrade
 from loyalty.ops.errors import Failure, Refusal
 from loyalty.ops.failover_cli import failover
 from loyalty.ops.lab import Lab, purge_base
 from loyalty.ops.lab_cli import lab, site_option, topology_option
+from loyalty.ops.options import check_option as _check_option
+from loyalty.ops.options import extra_option as _extra_option
+from loyalty.ops.options import extra_variables
+from loyalty.ops.options import json_option as _json_option
+from loyalty.ops.options import verbose_option as _verbose_option
 from loyalty.ops.replica_cli import replica
 from loyalty.ops.site import LAB_DIRECTORY, Site
-
-_verbose_option = click.option("-v", "--verbose", is_flag=True, help="Show all that Ansible or the tests print.")
-_json_option = click.option("--json", "as_json", is_flag=True, help="For scripts.")
-_check_option = click.option("--check", is_flag=True, help="Only say what would change.")
-_extra_option = click.option(
-    "--extra-vars", "extra", metavar="JSON", help="Variables for this run, typed: '{\"app_workers\": 4}'."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,10 +45,13 @@ def cli() -> None:
       ./appliance plan --site NAME             what would change
       ./appliance apply --site NAME            change it
       ./appliance failover --drill --site NAME the database's primary fails, and what clients notice of it
-      ./appliance deploy --site NAME           a new release of the application, nothing else
       ./appliance status --site NAME           how it is, on one screen; `doctor` looks deeper
       ./appliance graph --site NAME            who talks to whom
       ./appliance explain VARIABLE --site NAME what a setting means, and the line that set it
+      ./appliance deploy [VERSION] --site NAME the application alone, without a failed request
+      ./appliance rollback --site NAME         back to the release before; `releases` lists them
+      ./appliance upgrade --site NAME          packages of the operating system, server by server
+      ./appliance history --site NAME          who did what, when, and how it ended
     \b
     Work on it:
       ./appliance dev                          the application alone, as an ordinary user
@@ -63,6 +65,8 @@ def cli() -> None:
 cli.add_command(lab)
 cli.add_command(failover)
 cli.add_command(replica)
+for verb in (deploy, rollback, releases, history, unlock, upgrade):
+    cli.add_command(verb)
 
 
 @cli.command()
@@ -243,16 +247,6 @@ def apply(site: str, verbose: bool, check: bool, extra: str | None) -> None:
         )
 
 
-@cli.command()
-@site_option
-@_verbose_option
-@_extra_option
-def deploy(site: str, verbose: bool, extra: str | None) -> None:
-    """Deploy this checkout's application beside the running one, and switch over without a failed request."""
-    with Steps().step(f"Deploying to {site}") as step:
-        playbook("deploy", site, step, extra=extra, verbose=verbose)
-
-
 class _RemoteCommand(click.Command):
     """Leaves everything after ``--`` alone: click would drop the mark and read on."""
 
@@ -350,11 +344,7 @@ def playbook(name: str, site: str, step: Step, *, extra: str | None = None, **op
     """Run a playbook; ``extra`` is the operator's JSON."""
     from loyalty.ops.ansible import run_playbook
 
-    try:
-        variables = json_module.loads(extra) if extra else {}
-    except ValueError as error:
-        raise Refusal(f"--extra-vars is not JSON: {error}.", """Write it like '{"app_workers": 4}'.""") from None
-    run_playbook(name, site, step, extra=variables, **options)
+    run_playbook(name, site, step, extra=extra_variables(extra), **options)
 
 
 def load_demo(site: str, step: Step) -> None:

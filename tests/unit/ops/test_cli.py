@@ -11,7 +11,7 @@ import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret  # type: ignore[import-untyped]
 from click.testing import CliRunner
 
-from loyalty.ops import ansible, cli, info, site, suite
+from loyalty.ops import ansible, cli, deploy_cli, info, options, site, suite
 from loyalty.ops.errors import Refusal
 from loyalty.ops.lab import Lab
 
@@ -107,3 +107,54 @@ def test_help_teaches() -> None:
     assert "Exit codes: 0 done; 1 a step failed; 2 refused" in text
     for name, command in cli.cli.commands.items():
         assert command.help, name
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """What the verbs hand to Ansible; nothing is run."""
+    seen: list[Any] = []
+
+    def run_playbook(name: str, site_name: str, _: object, **options: Any) -> None:
+        seen.append((name, site_name, options))
+
+    variables = {"site_directory": str(tmp_path), "site_name": "the-shop"}
+    monkeypatch.setattr(deploy_cli, "run_playbook", run_playbook)
+    monkeypatch.setattr(deploy_cli, "site_variables", lambda name: variables)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("words", "playbook", "variables"),
+    [
+        (["deploy"], "deploy", {}),
+        (["deploy", "v1.2", "--reason", "why"], "deploy", {"app_version": "v1.2", "app_reason": "why"}),
+        (["deploy", "--extra-vars", '{"app_watch_seconds": 0}'], "deploy", {"app_watch_seconds": 0}),
+        (["rollback"], "rollback", {}),
+        (["rollback", "20260131T120000Z-0123456789ab"], "rollback", {"app_release": "20260131T120000Z-0123456789ab"}),
+        (["upgrade", "--reboot"], "upgrade", {"upgrade_reboot_enabled": True}),
+        (["unlock", "--force"], "unlock", {"confirm": "the-shop"}),
+    ],
+)
+def test_what_an_operator_says_reaches_the_playbook(
+    runs: list[Any], words: list[str], playbook: str, variables: dict[str, Any]
+) -> None:
+    answer = CliRunner().invoke(cli.cli, [*words, "--site", "shop"])
+    assert answer.exit_code == 0, answer.output
+    ((name, site_name, options),) = runs
+    assert (name, site_name, options["extra"]) == (playbook, "shop", variables)
+
+
+def test_a_lock_is_not_opened_by_the_way(runs: list[Any]) -> None:
+    assert CliRunner().invoke(cli.cli, ["unlock", "--site", "shop"]).exit_code == 2
+    assert runs == []
+
+
+def test_json_is_what_the_playbook_has_left(runs: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "releases.json").write_text('{"box1": {}}\n')
+    assert CliRunner().invoke(cli.cli, ["releases", "--json", "--site", "shop"]).output == '{"box1": {}}\n'
+
+
+@pytest.mark.parametrize("text", ["app_workers=4", "[1]"])
+def test_variables_that_are_no_object_are_refused(text: str) -> None:
+    with pytest.raises(Refusal, match="--extra-vars"):
+        options.extra_variables(text)
