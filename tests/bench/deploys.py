@@ -197,11 +197,10 @@ def main(site: str, clients: int, rate: float, acts: tuple[str, ...], extra: str
         http.post("/v1/rules/versions", json={"rules": [RULE]}).raise_for_status()
     variables = json.loads(extra)
     found = rehearse(server, site, key, acts=acts or ACTS, clients=clients, rate=rate, variables=variables)
-    table = Table(box=None, pad_edge=False)
-    for column in ("act", "ok", "requests", "failed", "failing_for_seconds", "p50_ms", "p99_ms", "worst_ms"):
-        table.add_column(column)
+    columns = ("act", "ok", "requests", "failed", "failing_for_seconds", "p50_ms", "p99_ms", "worst_ms")
+    table = Table(*columns, box=None, pad_edge=False)
     for numbers in found:
-        table.add_row(*(str(numbers[column.header]) for column in table.columns))
+        table.add_row(*(str(numbers[column]) for column in columns))
     console.print(table)
     if file:
         file.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

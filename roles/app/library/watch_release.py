@@ -184,7 +184,7 @@ def watch(wanted: dict[str, Any]) -> tuple[Watched, str]:
     seen = Watched()
     questions = ASKED if wanted["api_key"] else ASKED[:1]
     upstream = f"unix:{wanted['socket']}"
-    lines = new_lines(Path(wanted["log"])) if wanted["log"] else itertools.repeat([])
+    lines: Iterator[list[str]] = new_lines(Path(wanted["log"])) if wanted["log"] else itertools.repeat([])
     limits = wanted["requests_min"], wanted["error_percent_max"]
     end = time.monotonic() + wanted["seconds"]
     turn = 0
