@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import time
 from collections import defaultdict
@@ -59,6 +60,8 @@ def main(
             ended = time.time()
             workload.stop()
             console.print("Judging")
+            if record is not None:  # whatever happens from here on, it can be judged again
+                record.with_suffix(".history").write_bytes(pickle.dumps((stage, tally.calls, nemesis.happened)))
             verdict = cluster.judge(stage, tally)
     except (Failure, Refusal) as error:
         sys.exit(str(error))

@@ -40,7 +40,7 @@ _ENTRIES = (
     _URI
     + """
 import base64, sys, zlib, bson, pymongo
-found = pymongo.MongoClient(uri).get_default_database().ledger.find_raw_batches({"program": PROGRAM}, sort=[("_id", 1)])
+found = pymongo.MongoClient(uri).loyalty.ledger.find_raw_batches({"program": PROGRAM}, sort=[("_id", 1)])
 packer = zlib.compressobj(1)
 for batch in found:
     sys.stdout.write(base64.b64encode(packer.compress(batch) + packer.flush(zlib.Z_SYNC_FLUSH)).decode() + "\\n")
