@@ -102,8 +102,14 @@ def load(site: LabSite, key: str, *, clients: int, rate: float) -> Iterator[Load
                 began = time.monotonic()
                 try:
                     if turn % 2:
-                        body = {"source": "deploys", "id": f"{prefix}-{turn}", "type": "purchase", "amount": "3.50"}
-                        body |= {"currency": "USD", "member": {"external_id": member}}
+                        body: dict[str, Any] = {
+                            "source": "deploys",
+                            "id": f"{prefix}-{turn}",
+                            "type": "purchase",
+                            "amount": "3.50",
+                            "currency": "USD",
+                            "member": {"external_id": member},
+                        }
                         answer = http.post("/v1/events", json=body)
                     else:
                         answer = http.get(f"/v1/members/ext:{member}/balance")
