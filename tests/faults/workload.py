@@ -79,7 +79,10 @@ class Tally:
     def acknowledged(self) -> list[Call]:
         """The changes that were done, each once, in the order in which that was first known."""
         done = sorted((call for call in self.calls if call.status == "done" and call.keys), key=lambda call: call.ended)
-        return list({call.keys[0][1]: call for call in reversed(done)}.values())[::-1]
+        first: dict[bytes, Call] = {}
+        for call in done:
+            first.setdefault(call.keys[0][1], call)
+        return list(first.values())
 
     def refused(self) -> int:
         """How many sendings were refused for a reason that the ledger must bear out."""
