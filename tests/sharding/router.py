@@ -38,6 +38,12 @@ class Router:
         self._program = ""
         self._routed = {name: Routed(self, name) for name in PARTITIONED}
 
+    def with_options(self, **options: Any) -> Router:
+        """The same database, read or written otherwise; what it asks counts for the same operation."""
+        other = Router(self.whole.with_options(**options), [shard.with_options(**options) for shard in self.shards])
+        other.asked, other._named, other._program = self.asked, self._named, self._program
+        return other
+
     def __getitem__(self, name: str) -> Any:
         if name in self._routed:
             return self._routed[name]
@@ -75,6 +81,10 @@ class Routed:
         self._router = router
         self._name = name
         self.database = router
+
+    def with_options(self, **options: Any) -> Routed:
+        """The same collection, read or written otherwise."""
+        return Routed(self._router.with_options(**options), self._name)
 
     def find(self, wanted: Mapping[str, Any], fields: Any = None, **options: Any) -> Iterator[Document]:
         found: list[Document] = []
