@@ -74,7 +74,7 @@ for verb in (deploy, rollback, releases, history, unlock, upgrade):
 @topology_option
 @_verbose_option
 @click.option("--no-demo", is_flag=True, help="Leave the shop's history out.")
-def up(site: str, topology: str, verbose: bool, no_demo: bool) -> None:
+def up(site: str, topology: str | None, verbose: bool, no_demo: bool) -> None:
     """Build servers on this machine, install everything, load the demo and verify. Safe to repeat.
 
     \b

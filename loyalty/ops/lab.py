@@ -40,7 +40,7 @@ class Lab:
         say: Say = lambda line: None,
         live: Say = lambda line: None,
         *,
-        topology: str = "",
+        topology: str | None = None,
     ) -> None:
         """Name the site and what `up` shall make.
 

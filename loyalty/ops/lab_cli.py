@@ -21,7 +21,6 @@ site_option = click.option(
 topology_option = click.option(
     "--topology",
     type=click.Choice(topologies()),
-    default="",
     show_default="the one that the site has; one-box at first",
     help="Example inventory that the site follows: its hosts are built.",
 )
@@ -49,7 +48,7 @@ def lab() -> None:
 @site_option
 @topology_option
 @_host_option
-def up(site: str, topology: str, hosts: tuple[str, ...]) -> None:
+def up(site: str, topology: str | None, hosts: tuple[str, ...]) -> None:
     """Make and boot the servers of a topology. Safe to repeat; what runs already is left alone."""
     with Steps().step(f"Servers of site {site}") as step:
         Lab(site, hosts, step.say, step.live, topology=topology).up()

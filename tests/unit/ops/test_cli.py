@@ -11,7 +11,7 @@ import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret  # type: ignore[import-untyped]
 from click.testing import CliRunner
 
-from loyalty.ops import ansible, cli, deploy_cli, info, options, site, suite
+from loyalty.ops import ansible, cli, deploy_cli, info, lab_cli, options, site, suite
 from loyalty.ops.errors import Refusal
 from loyalty.ops.lab import Lab
 
@@ -158,3 +158,22 @@ def test_json_is_what_the_playbook_has_left(runs: list[Any], tmp_path: Path) -> 
 def test_variables_that_are_no_object_are_refused(text: str) -> None:
     with pytest.raises(Refusal, match="--extra-vars"):
         options.extra_variables(text)
+
+
+@pytest.mark.parametrize("words", [["up"], ["lab", "up"]])
+def test_a_site_keeps_its_topology_unless_told_otherwise(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Machine:
+        def __init__(self, *_: object, topology: str | None) -> None:
+            asked.append(topology)
+
+        def up(self) -> None:
+            raise Refusal("enough seen", "nothing to do")
+
+    monkeypatch.setattr(cli, "Lab", Machine)
+    monkeypatch.setattr(lab_cli, "Lab", Machine)
+    monkeypatch.setattr(cli, "prepare_machine", lambda step, *, fresh: None)
+    for option in ([], ["--topology", "ha"]):
+        assert isinstance(CliRunner().invoke(cli.cli, [*words, *option]).exception, Refusal)
+    assert asked == [None, "ha"]
