@@ -7,7 +7,6 @@ from loyalty.configuration.differences import ABSENT, Difference
 from loyalty.configuration.model import AppliedOut, Configuration, DifferenceOut, PlanOut
 from loyalty.configuration.text import MOST_BYTES, MalformedYaml
 from loyalty.infra.http.endpoint import Api, Context, Reply
-from loyalty.infra.http.problems import PreconditionRequired
 from loyalty.rules.model import ApprovalRequired
 
 api = Api("configuration", "Configuration", "A program as a document: keep it, compare it, apply it to another one.")
@@ -71,9 +70,7 @@ def apply_configuration(context: Context, raw: bytes) -> Reply[AppliedOut]:
     `If-Match` is the ETag of the configuration that you compared with. Applying it again changes nothing."""
     db = context.services.db
     wanted = _read(context, raw)
-    tag = context.request.environ.get("HTTP_IF_MATCH")
-    if tag is None:
-        raise PreconditionRequired("Read the configuration, and send its ETag as If-Match.")
+    tag = context.expected_tag()
     found = service.present(db, context.program)
     service.require(found, tag)
     parts, changed = service.apply(db, found, wanted, applied_by=context.caller.key, clock=context.services.clock)

@@ -1,8 +1,9 @@
 """The connection to MongoDB: one client a process, made after the fork, with time limits that were measured.
 
 A request must be answered within 5 s even when the primary hangs (frozen, cable pulled), so a client that serves
-requests gives up on an answer after 2 s and, when the driver then tries again, on finding a primary after 2.4 s. What
-is safe to repeat is repeated until then (`loyalty.infra.patience`).
+requests gives up on an answer after 2 s and, when the driver then tries again, on finding a primary after 2 s more (it
+looks in steps of half a second, so it may be 2.5). What is safe to repeat is repeated until then
+(`loyalty.infra.patience`).
 
 Writes are acknowledged by a majority and journalled: what was acknowledged survives any single failure.
 """
@@ -48,7 +49,7 @@ def connect(
         tz_aware=True,
         appname="loyalty",
         connectTimeoutMS=1500,
-        serverSelectionTimeoutMS=2400 if serves_requests else 5000,
+        serverSelectionTimeoutMS=2000 if serves_requests else 5000,
         heartbeatFrequencyMS=1000,
         maxPoolSize=pool,
         connect=False,

@@ -28,7 +28,8 @@ ATTEMPT_SECONDS: Final = 2.0
 """As long as an election takes to begin: a primary that was silent for longer is most likely not the primary."""
 
 _PAUSE_SECONDS: Final = 0.02
-_WORTH_SECONDS: Final = 0.6  # the driver looks for a primary in steps of half a second, whatever it is allowed
+_STEP_SECONDS: Final = 0.5  # the driver looks for a primary in such steps, and ends with a whole one
+_WORTH_SECONDS: Final = _STEP_SECONDS + 0.1
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def persistently(act: Callable[[], T]) -> T:
     while database_is_away(away) and (left := seconds_left() or 0.0) > _WORTH_SECONDS:
         time.sleep(_PAUSE_SECONDS)
         try:
-            with pymongo.timeout(left - _PAUSE_SECONDS):
+            with pymongo.timeout(left - _STEP_SECONDS):
                 return act()
         except PyMongoError as error:
             away = error

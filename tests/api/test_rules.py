@@ -379,12 +379,16 @@ class TestDifferences:
                     {"id": "c", "fields": [{"field": "/name", "before": None, "after": "C"}]},
                 ],
             },
+            "segments": {"added": [], "removed": [], "changed": []},
             "settings": [{"field": "/stacking", "before": None, "after": "best"}],
         }
         back = api.get("/v1/rules/versions/2/diff/1").json()
         assert (back["rules"]["added"], back["rules"]["removed"]) == (told["rules"]["removed"], told["rules"]["added"])
         same: Json = {"added": [], "removed": [], "changed": []}
-        assert api.get("/v1/rules/versions/2/diff/2").json() == {"rules": same, "campaigns": same, "settings": []}
+        assert api.get("/v1/rules/versions/2/diff/2").json() == {
+            **dict.fromkeys(("rules", "campaigns", "segments"), same),
+            "settings": [],
+        }
         problem(api.get("/v1/rules/versions/2/diff/3"), 404, "not_found")
 
     def test_of_a_draft(self, api: httpx.Client) -> None:

@@ -79,20 +79,26 @@ class Context:
         header = self.idempotency_key()
         return ("request", self.caller.key, header) if header else ("request", new_id("req", self.services.clock()))
 
-    def expected_version(self, *, required: bool = True) -> int | None:
-        """The version in `If-Match: "v3"`. 428 when it is required and absent; None for `*` or an optional absence."""
+    def expected_tag(self) -> str:
+        """The entity tag in `If-Match`, or `*`. 428 when there is none, 400 when it is no tag."""
         header: str | None = self.request.environ.get("HTTP_IF_MATCH")
         if header is None:
-            if required:
-                raise PreconditionRequired("Read the resource and send its ETag in If-Match.")
-            return None
-        if header.strip() == "*":
-            return None
-        match = _VERSION_TAG.fullmatch(header.strip())
-        if match is None:
-            if header.strip().startswith(('"', 'W/"')):
-                raise PreconditionFailed("If-Match names a version that this resource never had. Read it again.")
+            raise PreconditionRequired("Read the resource and send its ETag in If-Match.")
+        tag = header.strip()
+        if tag != "*" and not tag.startswith(('"', 'W/"')):
             raise BadRequest('If-Match must hold the ETag of the resource, such as "v3".')
+        return tag
+
+    def expected_version(self, *, required: bool = True) -> int | None:
+        """The version in `If-Match: "v3"`. 428 when it is required and absent; None for `*` or an optional absence."""
+        if not required and "HTTP_IF_MATCH" not in self.request.environ:
+            return None
+        tag = self.expected_tag()
+        if tag == "*":
+            return None
+        match = _VERSION_TAG.fullmatch(tag)
+        if match is None:
+            raise PreconditionFailed("If-Match names a version that this resource never had. Read it again.")
         return int(match.group(1))
 
 
