@@ -171,13 +171,15 @@ def step_down(access: Access, primary: str, hosts: Iterable[str], deadline: floa
                 f"{primary} could not step down: {error}. Another member that may lead must have caught up: "
                 "journalctl -u mongod on each."
             ) from error
-    return str(
-        until(
-            lambda: next((found for found in [_leader(access, hosts)] if found and found != primary), ""),
-            deadline,
-            lambda: f"{primary} stepped down, and no other member was elected. Look at: journalctl -u mongod on each.",
-        )
+    leader = until(
+        lambda: next((found for found in [_leader(access, hosts)] if found and found != primary), ""),
+        deadline,
+        lambda: f"{primary} stepped down, and no other member was elected. Look at: journalctl -u mongod on each.",
     )
+    # It would not stand for election for the rest of the 60 s, and may be the only one left who can.
+    with access.client(primary) as client:
+        client.admin.command("replSetFreeze", 0)
+    return str(leader)
 
 
 def _leader(access: Access, hosts: Iterable[str]) -> str:
