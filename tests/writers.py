@@ -56,7 +56,7 @@ class Writers:
         before, deadline = len(self.acknowledged), time.monotonic() + timeout_s
         while len(self.acknowledged) <= before:
             assert time.monotonic() < deadline, f"no write was acknowledged in {timeout_s} s: {self.failures[-3:]}"
-            time.sleep(0.02)
+            time.sleep(0.02)  # a poll: the writers are threads that go on
 
     def applied(self) -> int:
         """How many of the acknowledged sales the site knows: each is sent again, and must be a repetition."""

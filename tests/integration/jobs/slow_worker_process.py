@@ -23,7 +23,7 @@ def work_slowly(work: Work, slot: datetime) -> None:
     node = work.settings.node_name
     work.db.marks.insert_one({"slot": slot, "node": node, "term": work.turn.term})
     while work.db.signals.find_one({"_id": node}) is None:
-        time.sleep(0.05)
+        time.sleep(0.05)  # a poll: the test lets it go on by a document
     records.progress(work.db, "slow", turn=work.turn, items=1)
     work.db.ends.insert_one({"node": node})
 
