@@ -1,0 +1,87 @@
+"""What the backup program tells its operator: a line for each run, and the alarms that stand."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from loyalty.backup.errors import BackupError
+from loyalty.backup.manifest import Target, write_whole
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of the program that was to change something."""
+
+    kind: str
+    """The command: full, incremental, log, dump, files, verify, prune, copy, drill."""
+    id: str | None = None
+    """Of the archive, when there is one."""
+    began: str
+    """ISO 8601, UTC."""
+    ended: str
+    ok: bool
+    bytes: int = 0
+    """What it added to the target."""
+    error: str | None = None
+
+
+def note_run(target: Target, run: Run) -> None:
+    """Add a run to the history. A line that a power cut tore is ended first, so that it spoils no other."""
+    descriptor = os.open(target.root / "history.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        file.write(b"\n" * torn + msgspec.json.encode(run) + b"\n")
+        file.flush()
+        os.fsync(descriptor)
+
+
+def runs(target: Target) -> Iterator[Run]:
+    """The history, oldest first, without lines that were torn."""
+    path = target.root / "history.jsonl"
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                yield msgspec.json.decode(line, type=Run)
+            except msgspec.MsgspecError:
+                continue
+
+
+def raise_alarm(target: Target, subject: str, error: BackupError) -> None:
+    """Let it be known that something is wrong, until `clear_alarm` of the same subject. One line a subject."""
+    sentence = " ".join(f"{error.problem} {error.remedy}".split())
+    _write_alarms(target, {**alarms(target), subject: sentence})
+
+
+def clear_alarm(target: Target, subject: str) -> None:
+    """Say that what `subject` is about is well again."""
+    standing = alarms(target)
+    if standing.pop(subject, None) is not None:
+        _write_alarms(target, standing)
+
+
+def alarms(target: Target) -> dict[str, str]:
+    """The alarms that stand: by subject, a sentence with its remedy."""
+    try:
+        lines = _alarm_file(target).read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    return {subject: sentence for subject, _, sentence in (line.partition(": ") for line in lines) if sentence}
+
+
+def _write_alarms(target: Target, standing: dict[str, str]) -> None:
+    path = _alarm_file(target)
+    if standing:
+        text = "".join(f"{subject}: {sentence}\n" for subject, sentence in sorted(standing.items()))
+        write_whole(path, text.encode())
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _alarm_file(target: Target) -> Path:
+    return target.root / "ALARM"
