@@ -11,7 +11,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -278,14 +277,21 @@ def write_manifest(target: Target, archive: Archive) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: whoever reads it, even after a power cut, finds the old content or the new one."""
+    """Replace a file as a whole: whoever reads it, even after a power cut, finds the old content or the new one.
+
+    Nobody but root reads what the backup host keeps.
+    """
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
+    with open(partial, "wb", opener=_private) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
     flush_folder(path.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def flush_folder(folder: Path) -> None:
@@ -298,31 +304,29 @@ def flush_folder(folder: Path) -> None:
 
 
 def leftovers(target: Target) -> list[Path]:
-    """What runs that died left behind: half-written files, and what has no manifest.
+    """What runs that died left behind, apart from the log's: half-written files, and folders without any manifest.
 
     What a repository holds of an archive without a manifest is no file: the next run into that repository removes it.
     """
-    found = [
-        path
-        for folder in ("", "chains/*/", "log/", "dumps/*/", "files/")
-        for path in target.root.glob(f"{folder}.*.partial")
-    ]
+    found = [path for folder in ("chains/*", "dumps/*", "files") for path in target.root.glob(f"{folder}/.*.partial")]
     found += [path for path in _folders(target.chains) if not any(path.glob("*.json"))]
-    found += [path for path in target.log.glob("*.slice") if not path.with_suffix(".json").exists()]
     found += [path for path in _folders(target.dumps) if not (path / "manifest.json").exists()]
     return sorted(path for path in found if not any(parent in found for parent in path.parents))
 
 
-def sweep(target: Target) -> list[Path]:
-    """Remove the leftovers; which they were. Only for whoever holds the target's lock."""
-    paths = leftovers(target)
+def log_leftovers(target: Target) -> list[Path]:
+    """The same of the log."""
+    slices = [path for path in target.log.glob("*.slice") if not path.with_suffix(".json").exists()]
+    return sorted([*target.log.glob(".*.partial"), *slices])
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Remove leftovers. Only for whoever holds the lock that lets it write there (`loyalty.backup.target.hold`)."""
     for path in paths:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
-            with suppress(FileNotFoundError):
-                path.unlink()
-    return paths
+            path.unlink(missing_ok=True)
 
 
 def _folders(folder: Path) -> Iterator[Path]:

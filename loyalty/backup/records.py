@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -55,14 +57,16 @@ def runs(target: Target) -> Iterator[Run]:
 def raise_alarm(target: Target, subject: str, error: BackupError) -> None:
     """Let it be known that something is wrong, until `clear_alarm` of the same subject. One line a subject."""
     sentence = " ".join(f"{error.problem} {error.remedy}".split())
-    _write_alarms(target, {**alarms(target), subject: sentence})
+    with _alarms_held(target):
+        _write_alarms(target, {**alarms(target), subject: sentence})
 
 
 def clear_alarm(target: Target, subject: str) -> None:
     """Say that what `subject` is about is well again."""
-    standing = alarms(target)
-    if standing.pop(subject, None) is not None:
-        _write_alarms(target, standing)
+    with _alarms_held(target):
+        standing = alarms(target)
+        if standing.pop(subject, None) is not None:
+            _write_alarms(target, standing)
 
 
 def alarms(target: Target) -> dict[str, str]:
@@ -72,6 +76,17 @@ def alarms(target: Target) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     return {subject: sentence for subject, _, sentence in (line.partition(": ") for line in lines) if sentence}
+
+
+@contextmanager
+def _alarms_held(target: Target) -> Iterator[None]:
+    """Runs of different kinds may be under way at the same time, and share the one file."""
+    descriptor = os.open(target.root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _write_alarms(target: Target, standing: dict[str, str]) -> None:

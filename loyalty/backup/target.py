@@ -1,0 +1,136 @@
+"""The folder that keeps everything: it is the right one, there is room, and one run at a time writes there.
+
+The log has a lock of its own. A full takes hours where there is much data, and the log must not wait for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from loyalty.backup.errors import BackupError
+from loyalty.backup.manifest import FORMAT, Target, flush_folder, write_whole
+from loyalty.backup.settings import Settings
+
+Part = Literal["archives", "log"]
+
+
+class _Marker(msgspec.Struct):
+    format: int
+    site: str
+    created_at: str
+
+
+def initialise(settings: Settings) -> Target:
+    """Make the folder a target. What it holds already is kept. BackupError when it belongs to another site."""
+    target = Target(settings.target)
+    if not target.root.is_dir():
+        raise BackupError(f"There is no folder {target.root}.", "Mount the backup disk there, or create it.")
+    _refuse_same_disk(settings)
+    if target.marker.exists():
+        return open_target(settings)
+    for folder in (target.chains, target.log, target.dumps, target.files):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    flush_folder(target.root)
+    marker = _Marker(FORMAT, settings.site, _now())
+    write_whole(target.marker, msgspec.json.encode(marker) + b"\n")
+    return target
+
+
+def open_target(settings: Settings) -> Target:
+    """The target, after a look whether it may be written to. BackupError names what is wrong with it."""
+    target = Target(settings.target)
+    try:
+        marker = msgspec.json.decode(target.marker.read_bytes(), type=_Marker)
+    except FileNotFoundError:
+        raise BackupError(
+            f"{target.root} is not a backup target (no {target.marker.name} in it).",
+            "Mount the backup disk there. If it is a new one, type: loyalty-backup init",
+        ) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise BackupError(
+            f"{target.marker} cannot be read ({error}).",
+            "Check the disk; if all else is well, remove that file and type: loyalty-backup init",
+        ) from None
+    if marker.format > FORMAT:
+        raise BackupError(f"{target.root} was written by a later version.", "Install that version on this host.")
+    if marker.site != settings.site:
+        raise BackupError(
+            f"{target.root} keeps the backups of the site {marker.site}, not of {settings.site}.",
+            "Mount the disk of this site, or name another folder as target.",
+        )
+    _refuse_same_disk(settings)
+    return target
+
+
+@contextmanager
+def hold(target: Target, what: str, *, part: Part = "archives") -> Iterator[None]:
+    """Be the only one who writes to that part. BackupError says who else does. The kernel frees it when we die."""
+    path = target.root / (".lock" if part == "archives" else ".log.lock")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another run"
+            raise BackupError(f"{holder} holds {path}.", "Wait until it has ended.") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{what} (process {os.getpid()}, since {_now()})\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes(target: Target) -> int:
+    """Room on the target for whoever is root."""
+    room = os.statvfs(target.root)
+    return room.f_bfree * room.f_frsize
+
+
+def require_room(settings: Settings, target: Target, needed: int) -> None:
+    """BackupError when less than `needed` bytes and the reserve are free."""
+    free = free_bytes(target)
+    if free < needed + settings.reserve_bytes:
+        raise BackupError(
+            f"{target.root} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed besides the reserve of "
+            f"{settings.reserve_bytes / 1e9:.1f} GB.",
+            "Type: loyalty-backup prune. If that does not make enough room, use a larger disk or keep less.",
+        )
+
+
+def disks(path: Path) -> set[str]:
+    """Names of the physical disks that a path lies on: those below partitions, volumes and RAID. Of a file system
+    without a disk of this host, such as a share, a name of its own."""
+    device = path.stat().st_dev
+    block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    return _whole_disks(block.resolve()) if block.exists() else {f"file system {device}"}
+
+
+def _whole_disks(block: Path) -> set[str]:
+    if (block / "partition").exists():
+        block = block.parent
+    below = list((block / "slaves").glob("*"))
+    return set().union(*(_whole_disks(part.resolve()) for part in below)) if below else {block.name}
+
+
+def _refuse_same_disk(settings: Settings) -> None:
+    if settings.allow_same_disk:
+        return
+    ours = disks(settings.target)
+    for path in settings.data_paths:
+        if path.exists() and ours & disks(path):
+            raise BackupError(
+                f"{settings.target} is on the same disk as {path}: one broken disk would take both.",
+                "Mount another disk or a share there, or accept it with allow_same_disk = true.",
+            )
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
