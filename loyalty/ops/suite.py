@@ -104,6 +104,7 @@ _TOOLS = (
     ("systemd-analyze", "systemd", {"templates"}),
     ("redis-server", "redis-server", {"integration", "api", "faults"}),
     ("chromium", "chromium", {"api"}),
+    ("borg", "borgbackup", {"integration"}),
 )
 
 _CLOSING = re.compile(r"^=*\s*(\d+ (?:passed|failed|error).* in [\d.]+s.*?)\s*=*$", re.MULTILINE)
