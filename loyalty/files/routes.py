@@ -99,7 +99,8 @@ def read_file(context: Context, file_id: FilePath) -> FileOut:
 def delete_file(context: Context, file_id: FilePath) -> FileOut:
     """Delete a file
 
-    Its links end at once. The content is removed when no other file has the same."""
+    Its links end at once. The content is removed after two days, so that backups have it, when no other file has the
+    same."""
     services = context.services
     store = service.store_of(services.settings)
     return _out(context, service.delete(services.db, store, program=context.program, file_id=file_id))

@@ -36,8 +36,12 @@ INDEXES = {
 LINK_GRAIN: Final = timedelta(hours=1)
 """Links end on the hour, one to two hours ahead: so the same file has the same link for a while, and caches work."""
 
-ORPHAN_GRACE: Final = timedelta(days=1)
-"""How long a blob without a record, or an upload without an end, is left alone."""
+ORPHAN_GRACE: Final = timedelta(days=2)
+"""How long a blob without a record, or an upload without an end, is left alone.
+
+So the content of a file that was deleted is there for as long. Whatever instant the database is restored to, a snapshot
+of the files that was taken within this time after it has every content that the database then refers to.
+"""
 
 
 def store_of(settings: Settings) -> BlobStore:
@@ -105,17 +109,18 @@ def list_files(db: Mongo, *, program: str, before: str | None, limit: int) -> li
 
 
 def delete(db: Mongo, store: BlobStore, *, program: str, file_id: str) -> File:
-    """Delete a file, and its content if no other file of any program has it. NotFound when there is none.
+    """Delete a file. NotFound when there is none. Housekeeping removes its content after the grace period, if no other
+    file of any program has the same.
 
-    With a storage that is away the file is gone all the same, and housekeeping removes the content later.
+    With a storage that is away the file is gone all the same; the grace is then not counted from now.
     """
+    file = read(db, program=program, file_id=file_id)
+    with suppress(Unavailable):
+        store.renew(file.sha256)  # before the record goes: there must be no moment without either
     document = db[COLLECTION].find_one_and_delete({"_id": file_id, "program": program})
     if document is None:
         raise NotFound(f"There is no file {file_id!r} in this program.")
-    file = File.from_document(document)
-    with suppress(Unavailable):
-        store.remove(file.sha256, is_referred_to=partial(_is_referred_to, db, file.sha256))
-    return file
+    return File.from_document(document)
 
 
 def link(settings: Settings, file: File, *, now: datetime) -> tuple[str, datetime]:

@@ -21,7 +21,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -214,6 +214,10 @@ class BlobStore:
         os.replace(path, target)
         _sync_folder(target.parent)
 
+    def renew(self, digest: str) -> None:
+        """Let the age of the blob begin anew, if there is one."""
+        self.bounded(lambda: _touch(self.path(digest)))
+
     def remove(self, digest: str, *, is_referred_to: Callable[[], bool]) -> bool:
         """Remove the blob unless it is claimed or referred to; whether it is gone."""
         with self.locked(digest):
@@ -223,7 +227,7 @@ class BlobStore:
             return True
 
     def blobs(self, *, unchanged_for_seconds: float) -> Iterator[str]:
-        """The hashes of all blobs that were placed at least so long ago."""
+        """The hashes of all blobs that were placed, or renewed, at least so long ago."""
         before = time.time() - unchanged_for_seconds
         for path in self.root.glob("[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]/*"):
             if _older(path, before):
@@ -245,6 +249,11 @@ def _older(path: Path, before: float) -> bool:
         return path.stat().st_mtime < before
     except FileNotFoundError:
         return False
+
+
+def _touch(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        os.utime(path)
 
 
 def _make_folder(folder: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_key_uploads_once(api: httpx.Client) -> None:
     assert len(api.get("/v1/files").json()["data"]) == 1
 
 
-def test_one_content_is_kept_once_and_until_its_last_file_is_deleted(
+def test_one_content_is_kept_once_and_beyond_its_last_file_for_backups(
     api: httpx.Client, application: Application
 ) -> None:
     content = os.urandom(1000)
@@ -156,7 +156,8 @@ def test_one_content_is_kept_once_and_until_its_last_file_is_deleted(
     assert httpx.get(str(first["download_url"])).status_code == 404
     assert httpx.get(str(second["download_url"])).content == content
     assert api.delete(f"/v1/files/{second['id']}").status_code == 200
-    assert second["sha256"] not in blobs(application)
+    assert second["sha256"] in blobs(application)
+    assert httpx.get(str(second["download_url"])).status_code == 404
     assert api.delete(f"/v1/files/{second['id']}").json()["code"] == "not_found"
 
 
@@ -299,6 +300,7 @@ def test_a_full_disk_says_so_and_recovers(small_disk: Path, tmp_path: Path, mong
             content = httpx.get(file["download_url"]).content
             assert hashlib.sha256(content).hexdigest() == file["sha256"]
         api.delete(f"/v1/files/{kept[0]['id']}")
+        next(small_disk.rglob(kept[0]["sha256"])).unlink()  # as housekeeping does when the grace is over
         assert api.post("/v1/files", content=os.urandom(500_000)).status_code == 201
 
 

@@ -38,14 +38,18 @@ def test_a_key_makes_one_file_even_if_its_answer_was_lost(database: Mongo, store
     assert keep(database, store, b"content", key="k", program="other").id != first.id
 
 
-def test_other_programs_keep_the_content_alive(database: Mongo, store: BlobStore) -> None:
+def test_a_deleted_content_stays_for_the_grace_unless_another_program_has_it(database: Mongo, store: BlobStore) -> None:
     mine, theirs = keep(database, store, b"shared"), keep(database, store, b"shared", program="other")
     service.delete(database, store, program="bakery", file_id=mine.id)
     assert store.path(mine.sha256).read_bytes() == b"shared"
     with pytest.raises(NotFound):
         service.delete(database, store, program="bakery", file_id=theirs.id)
+    os.utime(store.path(mine.sha256), LONG_AGO)
+    assert service.sweep(database, store) == (0, 0)
     service.delete(database, store, program="other", file_id=theirs.id)
-    assert not store.path(mine.sha256).exists()
+    assert service.sweep(database, store) == (0, 0)  # its age began anew
+    os.utime(store.path(mine.sha256), LONG_AGO)
+    assert service.sweep(database, store) == (1, 0)
 
 
 def test_an_unknown_outcome_keeps_the_content(database: Mongo, store: BlobStore) -> None:
@@ -60,7 +64,8 @@ def test_an_unknown_outcome_keeps_the_content(database: Mongo, store: BlobStore)
         with pytest.raises(TimeoutError):
             incoming.place(no_answer)
     service.delete(database, store, program="bakery", file_id=twin.id)
-    assert store.path(twin.sha256).exists()
+    os.utime(store.path(twin.sha256), LONG_AGO)
+    assert service.sweep(database, store) == (0, 0)
 
 
 def test_sweeping_removes_only_what_is_old_and_unreferred(database: Mongo, store: BlobStore) -> None:
@@ -115,6 +120,8 @@ def test_uploads_deletes_and_sweeps_of_one_content_at_once(database: Mongo, stor
         worker.join()
     done.set()
     sweeper.join()
+    for digest in list(store.blobs(unchanged_for_seconds=-HOUR)):
+        store.remove(digest, is_referred_to=lambda: database.files.find_one({}) is not None)
     assert failures == []
     assert database.files.count_documents({}) == 0
     assert list(store.root.glob("??/??/*")) == []
