@@ -97,3 +97,16 @@ def test_nobody_mounts_the_files_who_may_not(system: str) -> None:
     mount = render("storage/templates/loyalty-files.service.j2", system, host="box1")
     assert mount.count("--volfile-server=") == 3
     assert "nodev,nosuid,noexec" in mount
+
+
+@systems
+@pytest.mark.parametrize("host", ["box1", "box2"])
+def test_each_server_answers_for_every_balancer(host: str, system: str) -> None:
+    """A balancer passes connections on unread: which server answers is not for the client to know."""
+    names = {
+        name.rstrip(";")
+        for words in settings("nginx/templates/nginx.conf.j2", system, host)
+        if words[0] == "server_name"
+        for name in words[1:]
+    }
+    assert {"box1", "box2", "192.0.2.10", "192.0.2.11", "192.0.2.12"} <= names
