@@ -90,6 +90,9 @@ SECTIONS = (
     Section("three-server", "three servers in the lab, and what clients notice while members of the set are lost", (
         Check("three-server", "molecule test --scenario-name three-server"),
     ), needs_root=True),
+    Section("two-server", "the application on one server, its database on another", (
+        Check("two-server", "molecule test --scenario-name two-server"),
+    ), needs_root=True, is_long=True),
     Section("ha", "a highly available site in the lab, and what its clients notice while hosts and services are lost", (
         Check("ha", "molecule test --scenario-name ha"),
     ), needs_root=True, is_long=True),
