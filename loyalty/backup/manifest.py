@@ -108,7 +108,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"
     """Documents of each `database.collection`, as the server estimates them; of a dump, as counted."""
     seal: Seal | None = None
     entries: int = 0
-    """Log: entries in the slice, the repeated first one included."""
+    """Log: entries in the slice, the repeated first one included. Files: how many there are."""
     last_sha256: str | None = None
     """Of the raw BSON of the log's entry at `to`. The log goes on from here with that very entry, or it has a gap."""
     bytes: int = 0
@@ -116,7 +116,7 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"
     stored_bytes: int = 0
     """What it added to the target."""
     sha256: str | None = None
-    """Of the stored file; of a full or incremental, borg's id of the archive."""
+    """Of the stored file; of files, of the list of their checksums; of a full or incremental, borg's id of it."""
     took_s: float = 0
     locked_s: float = 0
     """How long the member took no writes."""

@@ -74,6 +74,43 @@ class Member(_Section):
         return self
 
 
+class Files(_Section):
+    """Where the file store is, and how it is read."""
+
+    path: AbsolutePath | None = Field(None, description="Where it is on this host: its folder.")
+    ssh: str | None = Field(
+        None,
+        pattern=r"^[\w.-]+@[\w.:-]+$",
+        description="USER@HOST whose forced command is an rsync daemon with the read-only module `storage`.",
+    )
+    key_file: Path = Field(Path("backup_ssh_files"), description="Private key whose use that host restricts.")
+    megabytes_per_second: float = Field(0, ge=0, description="Most that is read in a second; 0: no limit.")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Files:
+        if (self.path is None) == (self.ssh is None):
+            raise ValueError("needs either path or ssh")
+        return self
+
+
+class Retention(_Section):
+    """How long things stay."""
+
+    days: int = Field(30, ge=1, description="The window: every second of so many days can be reached.")
+    weeks: int = Field(8, ge=0, description="From before the window: the first chain of so many weeks.")
+    months: int = Field(12, ge=0, description="From before the window: the first chain of so many months.")
+
+
+class SecondCopy(_Section):
+    """Where everything is copied once more: to another building, if this one burns."""
+
+    to: str = Field(
+        pattern=r"^(/|[\w.-]+@[\w.:-]+:/)[^\s]+$", description="A mounted folder, or USER@HOST:/FOLDER behind SSH."
+    )
+    key_file: Path = Field(Path("backup_ssh_copy"), description="Private key for that host.")
+    megabytes_per_second: float = Field(0, ge=0, description="Most that is sent in a second; 0: no limit.")
+
+
 class Ssh(_Section):
     """How this host proves itself to the members, and they to it."""
 
@@ -118,6 +155,10 @@ class Settings(_Section):
     ssh: Ssh = Ssh()
     limits: Limits = Limits()
     log: Log = Log()
+    files: Files | None = Field(None, description="Absent: the file store is not copied.")
+    retention: Retention = Retention()
+    second_copy: SecondCopy | None = Field(None, description="Absent: there is no second copy.")
+    full_within_days: int = Field(14, ge=1, description="Alarm when the target will be full within so many days.")
 
     @model_validator(mode="after")
     def _each_member_once(self) -> Settings:
@@ -169,11 +210,14 @@ def _with_secrets_in(folder: Path, settings: Settings) -> Settings:
     database = (
         settings.database.model_copy(update={"password_file": folder / password}) if password else settings.database
     )
+    files, second_copy = settings.files, settings.second_copy
     return settings.model_copy(
         update={
             "passphrase_file": folder / settings.passphrase_file,
             "identity_file": folder / settings.identity_file,
             "database": database,
+            "files": files and files.model_copy(update={"key_file": folder / files.key_file}),
+            "second_copy": second_copy and second_copy.model_copy(update={"key_file": folder / second_copy.key_file}),
             "ssh": settings.ssh.model_copy(update={"key_file": folder / settings.ssh.key_file}),
         }
     )

@@ -1,6 +1,6 @@
 """The folder that keeps everything: it is the right one, there is room, and one run at a time writes there.
 
-The log has a lock of its own. A full takes hours where there is much data, and the log must not wait for it.
+Log and files have locks of their own. A full takes hours where there is much data, and they must not wait for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -18,8 +17,9 @@ import msgspec
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import FORMAT, Target, flush_folder, write_whole
 from loyalty.backup.settings import Settings
+from loyalty.backup.space import Disks
 
-Part = Literal["archives", "log"]
+Part = Literal["archives", "log", "files"]
 
 
 class _Marker(msgspec.Struct):
@@ -73,7 +73,7 @@ def open_target(settings: Settings) -> Target:
 @contextmanager
 def hold(target: Target, what: str, *, part: Part = "archives") -> Iterator[None]:
     """Be the only one who writes to that part. BackupError says who else does. The kernel frees it when we die."""
-    path = target.root / (".lock" if part == "archives" else ".log.lock")
+    path = target.root / (".lock" if part == "archives" else f".{part}.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -105,31 +105,16 @@ def require_room(settings: Settings, target: Target, needed: int) -> None:
         )
 
 
-def disks(path: Path) -> set[str]:
-    """Names of the physical disks that a path lies on: those below partitions, volumes and RAID. Of a file system
-    without a disk of this host, such as a share, a name of its own."""
-    device = path.stat().st_dev
-    block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
-    return _whole_disks(block.resolve()) if block.exists() else {f"file system {device}"}
-
-
-def _whole_disks(block: Path) -> set[str]:
-    if (block / "partition").exists():
-        block = block.parent
-    below = list((block / "slaves").glob("*"))
-    return set().union(*(_whole_disks(part.resolve()) for part in below)) if below else {block.name}
-
-
 def _refuse_same_disk(settings: Settings) -> None:
     if settings.allow_same_disk:
         return
-    ours = disks(settings.target)
-    for path in settings.data_paths:
-        if path.exists() and ours & disks(path):
-            raise BackupError(
-                f"{settings.target} is on the same disk as {path}: one broken disk would take both.",
-                "Mount another disk or a share there, or accept it with allow_same_disk = true.",
-            )
+    here = [path for path in settings.data_paths if path.exists()]
+    for path, names in Disks().shared(settings.target, here).items():
+        raise BackupError(
+            f"{settings.target} is on the same disk as {path} ({', '.join(sorted(names))}): one broken disk would take "
+            "both.",
+            "Mount another disk or a share there, or accept it with allow_same_disk = true.",
+        )
 
 
 def _now() -> str:

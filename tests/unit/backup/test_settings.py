@@ -86,3 +86,29 @@ def test_a_secret_is_read_without_its_line_end_and_never_empty(tmp_path: Path) -
     for name in ("empty", "none"):
         with pytest.raises(SettingsError, match=name):
             read_secret(tmp_path / name)
+
+
+def test_files_and_second_copy_are_optional_and_their_keys_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "backup.toml"
+    path.write_text(GOOD)
+    assert load_settings(path).files is None
+    path.write_text(GOOD + '[files]\nssh = "loyalty-backup@box1"\n[second_copy]\nto = "keeper@far:/srv/backup"\n')
+    settings = load_settings(path)
+    assert settings.files is not None
+    assert settings.second_copy is not None
+    assert settings.files.key_file == tmp_path / "backup_ssh_files"
+    assert settings.second_copy.key_file == tmp_path / "backup_ssh_copy"
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "[files]\n",
+        '[files]\nssh = "x@y"\npath = "/mnt/storage"\n',
+        '[second_copy]\nto = "far"\n',
+        "[retention]\ndays = 0\n",
+    ],
+)
+def test_sections_that_cannot_be_meant_are_refused(tmp_path: Path, section: str) -> None:
+    with pytest.raises(SettingsError, match="cannot be used"):
+        load(tmp_path, GOOD + section)
