@@ -7,6 +7,7 @@ to a sound wallet leaves it sound, since lots, holds, buckets and totals always 
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -157,7 +158,9 @@ def _entered(
         opened["activates_at"] = activates_at
     if expires_at is not None:
         opened["expires_at"] = expires_at
-    return sorted([*lots, opened], key=_order)
+    entered = lots.copy()
+    insort(entered, opened, key=_order)
+    return entered
 
 
 def _order(lot: Mapping[str, Any]) -> tuple[bool, datetime | None, int]:

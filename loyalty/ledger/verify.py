@@ -1,8 +1,9 @@
 """Verification of the whole ledger: every chain from its first entry, every seal, and the projection.
 
 The ledger is cut into ranges of members, which several processes read in streams, each with a client of its own.
-Memory does not grow with the ledger. What is reported first is where to look: the first broken entry of each chain, in
-order of `_id`; then seals, and what must hold between all chains.
+Memory does not grow with the ledger; 40 bytes an entry are kept in a temporary folder for the seals' turn. What is
+reported first is where to look: the first broken entry of each chain, in order of `_id`; then seals, and what must hold
+between all chains.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from loyalty.infra.ids import entry_id, member_id
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.ledger.checks import MALFORMED, Chain
 from loyalty.ledger.entry import SEQUENCE_BITS, member_of, sequence_of
+from loyalty.ledger.leaves import KeptLeaves, Leaves, kept_leaves
 from loyalty.ledger.projection import wallet_document
 from loyalty.ledger.seal import POSITION, seal_defects, unpack
 from loyalty.ledger.state import SOMEDAY, Document
@@ -132,12 +134,11 @@ def verify(
     found = Verification()
     ranges = _ranges(db)
     processes = min(processes or os.cpu_count() or 1, len(ranges))
-    with _workers(db, uri if len(ranges) > 1 else None, processes) as run:
-        parts = run(verify_range, ranges)
-        _collect(found, parts, most_defects, progress)
+    with kept_leaves() as leaves, _workers(db, uri if len(ranges) > 1 else None, processes) as run:
+        _collect(found, run(partial(verify_range, leaves), ranges), most_defects, progress)
         if seal_key is not None:
             raw = seal_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
-            _collect(found, run(partial(verify_seals, raw), _seal_ranges(db)), most_defects, progress)
+            _collect(found, run(partial(verify_seals, leaves, raw), _seal_ranges(db)), most_defects, progress)
             found.defects += _seal_chain_defects(db, found.seals, witnesses)
     if any(found.transferred.values()):
         found.defects += _transfer_defects(db)
@@ -244,8 +245,16 @@ def _stream(collection: Collection[Document], bounds: Bounds, *, batch: int = _B
 # -- chains and the projection ----------------------------------------------------------------------------------------
 
 
-def verify_range(db: Mongo, bounds: Bounds) -> Verification:
-    """The chains whose entries are within the bounds, each from its first entry, and what is projected of them."""
+def verify_range(leaves: Leaves, db: Mongo, bounds: Bounds) -> Verification:
+    """The chains whose entries are within the bounds, each from its first entry, and what is projected of them.
+
+    The hashes of all entries are kept for the seals.
+    """
+    with leaves.keeper() as keep:
+        return _verify_chains(db, bounds, keep)
+
+
+def _verify_chains(db: Mongo, bounds: Bounds, keep: Callable[[int, object], None]) -> Verification:
     found = Verification()
     kinds = found.kinds
     wallets = _Wallets(db, bounds)
@@ -257,6 +266,7 @@ def verify_range(db: Mongo, bounds: Bounds) -> Verification:
         if type(number) is not Int64 or number < 1 << SEQUENCE_BITS:
             found.defects.append(Defect(f"ledger {number!r:.40}", "its _id is not that of an entry"))
             continue
+        keep(number, entry.get("hash"))
         if member_of(number) != chain.member:
             if last is not None:
                 _end_chain(found, last, wallets)
@@ -374,7 +384,7 @@ def _named_entry(wallet: Mapping[str, Any]) -> int:
 # -- seals ------------------------------------------------------------------------------------------------------------
 
 
-def verify_seals(key: bytes, db: Mongo, bounds: Bounds) -> Verification:
+def verify_seals(leaves: Leaves, key: bytes, db: Mongo, bounds: Bounds) -> Verification:
     """The seals within the bounds: each follows the one before, and its entries are in the ledger as it sealed them."""
     found = Verification()
     public = Ed25519PublicKey.from_public_bytes(key)
@@ -382,15 +392,17 @@ def verify_seals(key: bytes, db: Mongo, bounds: Bounds) -> Verification:
     if bounds[0] is not None:
         before = db.seals.find_one({"_id": bounds[0] - 1}, {"hash": 1})
         prev, expected = bytes(before["hash"]) if before else b"", bounds[0]
+    kept = leaves.read()
     for seals in _gathered(_stream(db.seals, bounds, batch=20)):
-        stored = _hashes(db, [number for _, numbers in seals for number in numbers])
+        hashes = _hashes(db, kept, [number for _, numbers in seals for number in numbers])
         for seal, numbers in seals:
             defects = [f"seal {expected} is missing"] if seal["_id"] != expected else []
-            gone = [number for number in numbers if number not in stored]
-            if gone:
+            sealed = list(islice(hashes, len(numbers)))
+            if None in sealed:
+                gone = [number for number, digest in zip(numbers, sealed, strict=True) if digest is None]
                 defects.append(f"{len(gone)} sealed entries are gone, the first is {entry_id(gone[0])}")
             else:
-                defects += _checked(seal, [stored[number] for number in numbers], prev, public)
+                defects += _checked(seal, cast(list[bytes], sealed), prev, public)
             if defects:
                 found.defects.append(Defect(f"seal {seal['_id']}", "; ".join(defects)))
             found.seals += 1
@@ -418,14 +430,22 @@ def _gathered(seals: Iterable[Document]) -> Iterator[list[tuple[Document, tuple[
         yield batch
 
 
-def _hashes(db: Mongo, numbers: Sequence[int]) -> dict[int, bytes]:
+def _hashes(db: Mongo, kept: KeptLeaves, numbers: Sequence[int]) -> Iterator[bytes | None]:
+    """The stored hash of each, None for one that is gone."""
+    found = kept.hashes_of(numbers)
+    if None not in found:
+        return iter(found)
+    # Those were sealed since, or are damaged, or gone.
+    stored = _stored_hashes(db, [number for number, digest in zip(numbers, found, strict=True) if digest is None])
+    return (stored.get(number) if digest is None else digest for number, digest in zip(numbers, found, strict=True))
+
+
+def _stored_hashes(db: Mongo, numbers: Sequence[int]) -> dict[int, bytes]:
+    ledger = db.ledger.with_options(codec_options=DECODING)
     stored: dict[int, bytes] = {}
     for start in range(0, len(numbers), _BATCH):
-        wanted = {"_id": {"$in": list(numbers[start : start + _BATCH])}}
-        for raw in db.ledger.find_raw_batches(wanted, {"hash": 1}, batch_size=_BATCH):
-            stored.update(
-                (entry["_id"], entry.get("hash", b"")) for entry in bson.decode_all(cast(bytes, raw), DECODING)
-            )
+        wanted = {"_id": {"$in": numbers[start : start + _BATCH]}}
+        stored.update((entry["_id"], entry.get("hash") or b"") for entry in ledger.find(wanted, {"hash": 1}))
     return stored
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 
 import pytest
@@ -17,6 +18,7 @@ from loyalty.ledger import INDEXES
 from loyalty.ledger import verify as module
 from loyalty.ledger.append import Operation, append
 from loyalty.ledger.entry import Draft, entry_hash, entry_key
+from loyalty.ledger.leaves import Leaves
 from loyalty.ledger.movements import credit
 from loyalty.ledger.projection import rebuild
 from loyalty.ledger.seal import Sealer
@@ -168,6 +170,33 @@ def test_several_processes_find_the_same_as_one(
     first_of_each = [entry_id(entry_key(*key)) for key in ((3, 2), (9, 5), (17, 2), (40, 2))]
     assert [defect.where for defect in broken.defects] == [*first_of_each, "seal 1"]
     assert broken.defects == verify(db, seal_key=KEY.public_key()).defects
+
+
+def test_the_hashes_under_seals_are_not_read_twice(db: Mongo, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    stored = module._stored_hashes
+
+    def ask(db: Mongo, numbers: Sequence[int]) -> dict[int, bytes]:
+        asked.extend(numbers)
+        return stored(db, numbers)
+
+    monkeypatch.setattr(module, "_stored_hashes", ask)
+    assert verify(db, seal_key=KEY.public_key()).ok
+    assert asked == []
+    db.ledger.update_one({"_id": entry_key(2, 3)}, {"$set": {"hash": "damaged"}})
+    assert [found.where for found in verify(db, seal_key=KEY.public_key()).defects] == [
+        entry_id(entry_key(2, 3)),
+        "seal 2",
+    ]
+    assert asked == [entry_key(2, 3)]
+
+
+def test_what_was_not_kept_is_looked_up(db: Mongo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Leaves, "keeper", lambda leaves: nullcontext(lambda number, digest: None))
+    found = verify(db, seal_key=KEY.public_key())
+    assert (found.defects, found.sealed_entries) == ([], 12)
+    remove_the_end(db)
+    assert verify(db, seal_key=KEY.public_key()).defects[0].where == "seal 2"
 
 
 def test_a_process_that_fails_fails_the_verification(db: Mongo, monkeypatch: pytest.MonkeyPatch) -> None:
