@@ -96,7 +96,7 @@ SECTIONS = (
     Section("ha", "a highly available site in the lab, and what its clients notice while hosts and services are lost", (
         Check("ha", "molecule test --scenario-name ha"),
     ), needs_root=True, is_long=True),
-    Section("growth", "a site grows from one-box to three-server under load, and no point is lost", (
+    Section("growth", "a site grows from one-box to ha under load, and no point is lost", (
         Check("growth", "molecule test --scenario-name growth"),
     ), needs_root=True, is_long=True),
 )  # fmt: skip
