@@ -1,7 +1,8 @@
 """Bringing the database to what this release needs: collections, validators and indexes, each declared by its owner.
 
 Only ever adds, so that the release before keeps working while this one is started beside it. What a run added is
-recorded in `migrations`. Needs the rights of the user `loyalty_migrator`; the application itself has none of them.
+recorded in `migrations`. An older release that is deployed again finds there that a newer one has been, and leaves the
+newer validators in their place. Needs the rights of `loyalty_migrator`; the application itself has none of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ from loyalty.rewards import service as rewards
 from loyalty.rules import budgets, drafts
 from loyalty.rules import service as rules
 from loyalty.tiers import service as tiers
+
+SCHEMA: Final = 1
+"""Grows by one whenever a validator changes."""
 
 INDEXES: Final[Sequence[Mapping[str, Sequence[IndexModel]]]] = (
     adjustments.INDEXES,
@@ -62,6 +66,8 @@ def migrate(db: Mongo, *, release: str, clock: Clock) -> list[str]:
     An index that exists under the same name with other keys or options is refused by MongoDB (OperationFailure).
     """
     added = []
+    newest = db.migrations.find_one({"schema": {"$exists": True}}, sort=[("schema", -1)])
+    is_behind = newest is not None and newest["schema"] > SCHEMA
     existing = set(db.list_collection_names())
     for name, indexes in sorted(declared().items()):
         if name not in existing:
@@ -71,7 +77,7 @@ def migrate(db: Mongo, *, release: str, clock: Clock) -> list[str]:
             except CollectionInvalid:
                 pass  # another migration was faster
         validator = ledger.VALIDATORS.get(name, {})
-        if db[name].options().get("validator", {}) != validator:
+        if not is_behind and db[name].options().get("validator", {}) != validator:
             db.command("collMod", name, validator=validator)
             added.append(f"validator of {name}")
         before = set(db[name].index_information())
@@ -81,5 +87,5 @@ def migrate(db: Mongo, *, release: str, clock: Clock) -> list[str]:
         new = (index.document["name"] for index in indexes)
         added += [f"index {name}.{index}" for index in new if index not in before]
     if added:
-        db.migrations.insert_one({"release": release, "applied_at": clock(), "added": added})
+        db.migrations.insert_one({"release": release, "schema": SCHEMA, "applied_at": clock(), "added": added})
     return added

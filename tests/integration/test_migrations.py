@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import pytest
 from bson.int64 import Int64
 from pymongo.errors import WriteError
@@ -9,7 +12,7 @@ from pymongo.errors import WriteError
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.ledger import VALIDATORS
-from loyalty.migrations import migrate
+from loyalty.migrations import SCHEMA, migrate
 
 
 def test_a_second_run_adds_nothing(empty_database: Mongo) -> None:
@@ -23,6 +26,19 @@ def test_a_validator_that_was_changed_is_put_back(database: Mongo) -> None:
     database.command("collMod", "ledger", validator={})
     assert migrate(database, release="r2", clock=system_clock) == ["validator of ledger"]
     assert database.ledger.options()["validator"] == VALIDATORS["ledger"]
+
+
+def test_an_older_release_leaves_the_validator_of_a_newer_one(database: Mongo) -> None:
+    database.migrations.insert_one({"release": "r9", "schema": SCHEMA + 1, "added": ["validator of ledger"]})
+    newer = {"$jsonSchema": {"bsonType": "object", "required": ["_id"]}}
+    database.command("collMod", "ledger", validator=newer)
+    assert migrate(database, release="r1", clock=system_clock) == []
+    assert database.ledger.options()["validator"] == newer
+
+
+def test_a_changed_validator_is_a_new_schema() -> None:
+    digest = hashlib.sha256(json.dumps(VALIDATORS, sort_keys=True).encode()).hexdigest()
+    assert (SCHEMA, digest[:16]) == (1, "465a8b4deaeacfbf"), "raise SCHEMA, and write both here"
 
 
 def entry() -> Document:
