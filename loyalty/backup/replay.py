@@ -114,8 +114,13 @@ def detach(scratch: Scratch) -> None:
         client.drop_database(_PROOF)
 
 
+def was_begun(scratch: Scratch) -> bool:
+    """Whether a recovery of this copy was begun, and perhaps killed."""
+    return (scratch.work / _BEGUN).exists()
+
+
 def _require_unrecovered(scratch: Scratch) -> None:
-    if (scratch.work / _BEGUN).exists():
+    if was_begun(scratch):
         raise ReplayError(
             f"A recovery of {scratch.data} was begun before.", f"Remove {scratch.work}, and restore again."
         )

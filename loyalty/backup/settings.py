@@ -138,6 +138,15 @@ class Log(_Section):
     window_hours: float = Field(24, gt=0, description="Alarm when the members' log reaches back less than this.")
 
 
+class Restore(_Section):
+    """The mongod that restores and drills start on this host."""
+
+    mongod: AbsolutePath = Field(
+        Path("/usr/bin/mongod"), description="The program, of the release line that the servers run."
+    )
+    cache_megabytes: int = Field(512, ge=256, description="Memory that it may use for data.")
+
+
 class Settings(_Section):
     """What the backup program reads at start. Descriptions feed the handbook's table of settings."""
 
@@ -155,6 +164,7 @@ class Settings(_Section):
     ssh: Ssh = Ssh()
     limits: Limits = Limits()
     log: Log = Log()
+    restore: Restore = Restore()
     files: Files | None = Field(None, description="Absent: the file store is not copied.")
     retention: Retention = Retention()
     second_copy: SecondCopy | None = Field(None, description="Absent: there is no second copy.")

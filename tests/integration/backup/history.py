@@ -28,8 +28,11 @@ OWN = ("local", "config")
 
 @dataclass(frozen=True)
 class History:
-    """`copy` is the folder as it was at `base`, `state` what it held at `to`, `log` what came from `base` on."""
+    """`copy` is the folder as it was at `base`, `state` what it held at `to`, `log` what came from `older_base` on."""
 
+    older: Path
+    """A copy from before that."""
+    older_base: ClusterTime
     copy: Path
     base: ClusterTime
     log: Path
@@ -61,14 +64,26 @@ def make(directory: Path) -> History:
     server.start()
     try:
         with server.connect() as client:
+            client.shop.old.insert_one({"_id": 1})
+            older, older_base = copy_locked(client, server.data, directory / "older")
             _before(client)
             copy, base = copy_locked(client, server.data, directory / "copy")
             _meanwhile(client)
             to, state = top(client), state_of(client)
             _harm(client)
             log = directory / "log.bson"
-            write_log(client, log, base)
-            return History(copy, base, log, to, state, _middle_of_transaction(client), _begin_of_index_build(client))
+            write_log(client, log, older_base)
+            return History(
+                older=older,
+                older_base=older_base,
+                copy=copy,
+                base=base,
+                log=log,
+                to=to,
+                state=state,
+                in_transaction=_middle_of_transaction(client),
+                in_index_build=_begin_of_index_build(client),
+            )
     finally:
         server.stop()
 
@@ -129,7 +144,6 @@ def _before(client: Client) -> None:
     client.shop.orders.insert_many([{"_id": number, "state": "new", "text": "x" * 200} for number in range(3000)])
     client.shop.create_collection("strict", validator={"n": {"$type": "int"}})
     client.shop.create_collection("recent", capped=True, size=65536)
-    client.shop.old.insert_one({"_id": 1})
     client.shop.replaced.insert_one({"_id": "before"})
     client.gone.things.insert_one({"_id": 1})
     client.shop.sessions.create_index("at", expireAfterSeconds=86400)
