@@ -79,6 +79,10 @@ class Repository:
         """Restore an archive, or only some files of it, into an existing folder. Every block is authenticated."""
         self._run("extract", "--sparse", f"{self.path}::{name}", *paths, cwd=into)
 
+    def read(self, name: str) -> None:
+        """Read all that an archive holds, and authenticate every block, as restoring it does."""
+        self._run("extract", "--dry-run", f"{self.path}::{name}")
+
     def delete(self, names: Sequence[str]) -> None:
         """Remove archives and give their room back."""
         if names:

@@ -1,0 +1,303 @@
+"""Whatever is changed in what is kept is found by reading it, with real borg and age."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import random
+import subprocess
+import tarfile
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import bson
+import msgspec
+import pyrage  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loyalty.backup.files import Source, copy_into_repository, take
+from loyalty.backup.manifest import Archive, ClusterTime, Kind, Target, read_catalogue, write_manifest
+from loyalty.backup.records import alarms
+from loyalty.backup.repository import Repository
+from loyalty.backup.sealed import write_sealed
+from loyalty.backup.verify import (
+    ROUND_DAYS,
+    State,
+    Verifier,
+    damaged,
+    newest_and_longest_unread,
+    note,
+    read_state,
+)
+
+PASSPHRASE = "secret"
+NOW = datetime(2026, 11, 28, 4, tzinfo=timezone.utc)
+IDENTITY = pyrage.x25519.Identity.generate()
+
+
+def at(second: int) -> ClusterTime:
+    return ClusterTime(int(NOW.timestamp()) + second, 1)
+
+
+def entry(second: int) -> bytes:
+    return bson.encode({"ts": at(second).timestamp, "o": {"_id": second, "padding": "x" * 200}})
+
+
+def archive(kind: Kind, id: str, to: ClusterTime, **others: object) -> Archive:
+    fields = {"from_": to, "at": to.instant.isoformat(), "server": "db1:27017", "agent": "test", **others}
+    return Archive(kind=kind, id=id, to=to, **fields)  # type: ignore[arg-type]
+
+
+class Kept:
+    """A target with a bit of everything in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.target = Target(root)
+
+    def fill(self, storage: Path) -> None:
+        """Everything but repositories, which take long to make."""
+        for folder in (self.target.chains, self.target.log, self.target.dumps, self.target.files):
+            folder.mkdir(parents=True)
+        for begin in range(0, 300, 50):
+            self.slice(begin, begin + 50)
+        for second in (0, 100):
+            self.dump(second)
+        (storage / "files").mkdir(parents=True)
+        for number in range(2):
+            (storage / "files" / f"file{number}").write_bytes(os.urandom(1000))
+            take(self.target, Source(str(storage)), now=NOW + timedelta(seconds=number))
+
+    def fill_repositories(self) -> None:
+        self.chain(0)
+        self.chain(100, 200)
+        copy_into_repository(self.target, read_catalogue(self.target).files[-1], PASSPHRASE)
+
+    def chain(self, *seconds: int) -> None:
+        chain = at(seconds[0]).stamp
+        (self.target.chains / chain).mkdir()
+        repository = Repository(self.target.repository(chain), PASSPHRASE)
+        repository.create()
+        for second in seconds:
+            kind: Kind = "full" if second == seconds[0] else "incremental"
+            id = f"{at(second).stamp}-{kind}"
+            imported = repository.import_tar(id, [tar_of(os.urandom(50_000))])
+            write_manifest(self.target, archive(kind, id, at(second), chain=chain, sha256=imported.id))
+
+    def slice(self, begin: int, end: int, *, predecessor: bool = True) -> Archive:
+        entries = [entry(second) for second in range(begin, end + 1, 5)]
+        piece = archive(
+            "log",
+            f"{at(begin).hex}-{at(end).hex}",
+            at(end),
+            from_=at(begin),
+            predecessor=f"{at(begin - 50).hex}-{at(begin).hex}" if predecessor and begin else None,
+            entries=len(entries),
+            last_sha256=hashlib.sha256(entries[-1]).hexdigest(),
+        )
+        stored = write_sealed(self.target.slice(piece), entries, IDENTITY)
+        piece = msgspec.structs.replace(piece, sha256=stored.sha256)
+        write_manifest(self.target, piece)
+        return piece
+
+    def dump(self, second: int) -> None:
+        folder = self.target.dumps / at(second).stamp
+        folder.mkdir()
+        write_sealed(folder / "loyalty.members.bson.age", [entry(n) for n in range(20)], IDENTITY)
+        write_manifest(self.target, archive("dump", at(second).stamp, at(second), counts={"loyalty.members": 20}))
+
+    def verifier(self) -> Verifier:
+        return Verifier(self.target, passphrase=PASSPHRASE, identity=IDENTITY)
+
+    def read_everything(self) -> list[str]:
+        """The keys of what is not whole."""
+        catalogue = read_catalogue(self.target)
+        return [problem.key for problem in note(self.target, catalogue, self.verifier().everything(catalogue), now=NOW)]
+
+
+def tar_of(content: bytes) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        member = tarfile.TarInfo("data")
+        member.size = len(content)
+        tar.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    """Without repositories."""
+    kept = Kept(tmp_path / "target")
+    kept.fill(tmp_path / "storage")
+    return kept
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("original")
+    kept = Kept(folder / "target")
+    kept.fill(folder / "storage")
+    kept.fill_repositories()
+    return kept.target.root
+
+
+@pytest.fixture
+def whole(original: Path, tmp_path: Path) -> Kept:
+    """With everything."""
+    subprocess.run(["cp", "-a", original, tmp_path / "target"], check=True)
+    return Kept(tmp_path / "target")
+
+
+def flip(path: Path, dice: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    place = dice.randrange(len(content))
+    content[place] ^= 1 << dice.randrange(8)
+    path.write_bytes(content)
+
+
+def cut(path: Path, dice: random.Random) -> None:
+    os.truncate(path, dice.randrange(path.stat().st_size))
+
+
+def remove(path: Path, dice: random.Random) -> None:
+    path.unlink()
+
+
+def test_what_is_whole_raises_no_alarm(whole: Kept) -> None:
+    assert whole.read_everything() == []
+    assert alarms(whole.target) == {}
+    state = read_state(whole.target)
+    assert state.damaged == {}
+    assert state.log_to == at(300).hex
+    assert f"chain/{at(100).stamp}" in state.read_at
+    assert state.read_at["repository/files"] == "2026-11-28T04:00:00Z"
+
+
+def harmed(target: Target, pattern: str, harm: Callable[[Path, random.Random], None]) -> Path:
+    dice = random.Random(f"{harm.__name__} {pattern}")
+    path = dice.choice(sorted(path for path in target.root.glob(pattern) if path.stat().st_size > 17))
+    harm(path, dice)
+    return path
+
+
+@pytest.mark.parametrize("harm", [flip, cut, remove])
+@pytest.mark.parametrize("pattern", ["log/*.slice", "dumps/*/*.age", "files/*Z/**/file0", "files/*.sha256"])
+def test_harm_is_found(kept: Kept, harm: Callable[[Path, random.Random], None], pattern: str) -> None:
+    harmed(kept.target, pattern, harm)
+    assert kept.read_everything() != []
+    assert "verify" in alarms(kept.target)
+
+
+@pytest.mark.parametrize("harm", [flip, cut, remove])
+@pytest.mark.parametrize("pattern", ["chains/*/repository/data/0/*", "files/repository/data/0/*"])
+def test_harm_in_a_repository_is_found(whole: Kept, harm: Callable[[Path, random.Random], None], pattern: str) -> None:
+    harmed(whole.target, pattern, harm)
+    assert whole.read_everything() != []
+
+
+@pytest.mark.parametrize("harm", [flip, cut])
+@pytest.mark.parametrize("pattern", ["log/*.json", "dumps/*/manifest.json", "files/*.json"])
+def test_harm_in_a_manifest_is_found(kept: Kept, harm: Callable[[Path, random.Random], None], pattern: str) -> None:
+    """One that is gone is an archive fewer: a gap if it was the log's."""
+    path = harmed(kept.target, pattern, harm)
+    assert kept.read_everything() == ["manifest/0"]
+    assert str(path) in alarms(kept.target)["verify"]
+
+
+def test_damage_is_told_from_what_is_still_whole(whole: Kept) -> None:
+    flip(whole.target.log / f"{at(100).hex}-{at(150).hex}.slice", random.Random(1))
+    segments = (whole.target.repository(at(0).stamp) / "data" / "0").iterdir()
+    os.truncate(max(segments, key=lambda segment: segment.stat().st_size), 20_000)
+    whole.read_everything()
+    found = damaged(read_state(whole.target))
+    assert ("log", f"{at(100).hex}-{at(150).hex}") in found
+    assert ("full", f"{at(0).stamp}-full") in found
+    assert {kind for kind, _ in found} == {"log", "full", "repository"}
+    assert not any(at(100).stamp in id for _, id in found)
+
+
+def test_a_slice_that_does_not_join_the_one_before_is_found(kept: Kept) -> None:
+    """Each is whole for itself; the history between them was another one."""
+    path = kept.target.log / f"{at(50).hex}-{at(100).hex}"
+    path.with_suffix(".json").unlink()
+    path.with_suffix(".slice").unlink()
+    entries = [entry(50), *(bson.encode({"ts": at(second).timestamp, "o": {}}) for second in (60, 100))]
+    piece = archive(
+        "log", path.name, at(100), from_=at(50), entries=3, last_sha256=hashlib.sha256(entries[-1]).hexdigest()
+    )
+    stored = write_sealed(kept.target.slice(piece), entries, IDENTITY)
+    write_manifest(kept.target, msgspec.structs.replace(piece, sha256=stored.sha256))
+    assert kept.read_everything() == [f"log/{at(100).hex}-{at(150).hex}"]
+
+
+def test_a_gap_after_the_newest_full_stands_until_there_is_a_newer_one(kept: Kept) -> None:
+    kept.chain(100)
+    for begin in (0, 200):  # the first gap is before the newest full: it costs nothing to come
+        path = kept.target.log / f"{at(begin).hex}-{at(begin + 50).hex}"
+        path.with_suffix(".json").unlink()
+    assert kept.read_everything() == [f"gap/{at(200).hex}"]
+    assert "the log has a gap from" in alarms(kept.target)["verify"]
+    kept.chain(300)
+    assert kept.read_everything() == []
+    assert alarms(kept.target) == {}
+
+
+def test_another_key_opens_nothing(whole: Kept) -> None:
+    catalogue = read_catalogue(whole.target)
+    other = Verifier(whole.target, passphrase="wrong", identity=pyrage.x25519.Identity.generate())
+    assert all(
+        other.arrived(one, catalogue).problem for one in (*catalogue.physical, *catalogue.slices, *catalogue.dumps)
+    )
+
+
+def test_each_archive_is_read_when_it_arrives(whole: Kept) -> None:
+    catalogue = read_catalogue(whole.target)
+    everything = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files)
+    results = [whole.verifier().arrived(one, catalogue) for one in everything]
+    assert [(result.kind, result.id, result.problem) for result in results] == [
+        (one.kind, one.id, None) for one in everything
+    ]
+
+
+def test_in_the_end_the_days_have_read_everything(kept: Kept) -> None:
+    catalogue = read_catalogue(kept.target)
+    first = list(kept.verifier().daily(catalogue, State(), now=NOW))
+    assert {result.key for result in first} >= {f"log/{piece.id}" for piece in catalogue.slices}
+    note(kept.target, catalogue, first, now=NOW)
+    seen: list[str] = []
+    for day in range(1, ROUND_DAYS + 1):
+        now = NOW + timedelta(days=day)
+        results = list(kept.verifier().daily(catalogue, read_state(kept.target), now=now))
+        note(kept.target, catalogue, results, now=now)
+        seen += [result.key for result in results]
+    for piece in catalogue.slices:
+        assert seen.count(f"log/{piece.id}") == 1  # what has been read once is read again once a round
+    assert {key for key in seen if not key.startswith("log/")} == {
+        f"{one.kind}/{one.id}" for one in (*catalogue.dumps, *catalogue.files)
+    }
+
+
+@given(st.integers(1, 9), st.integers(0, 40))
+def test_the_newest_is_read_each_day_and_the_others_in_turn(count: int, days: int) -> None:
+    things = [str(number) for number in range(count)]
+    state = State()
+    read: list[str] = []
+    for day in range(days):
+        chosen = newest_and_longest_unread(things, things, state)
+        assert chosen[0] == things[-1]
+        state.read_at |= dict.fromkeys(chosen, f"{day:03}")
+        read += chosen[1:]
+    turns = [read.count(thing) for thing in things[:-1]]
+    assert not turns or max(turns) - min(turns) <= 1
+
+
+def test_what_is_not_kept_any_more_is_forgotten(kept: Kept) -> None:
+    flip(kept.target.log / f"{at(0).hex}-{at(50).hex}.slice", random.Random(2))
+    assert kept.read_everything() != []
+    (kept.target.log / f"{at(0).hex}-{at(50).hex}.json").unlink()
+    note(kept.target, read_catalogue(kept.target), [], now=NOW)
+    assert read_state(kept.target).damaged == {}
+    assert alarms(kept.target) == {}
