@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from loyalty import __version__
+from loyalty.backup import archives_cli
 from loyalty.backup.command import Commands, Tool
 from loyalty.backup.settings import SETTINGS
 
@@ -29,3 +30,8 @@ from loyalty.backup.settings import SETTINGS
 def main(ctx: click.Context, settings: Path) -> None:
     """Take, keep and prove the backups of a site, and restore it."""
     ctx.obj = Tool(settings)
+
+
+for commands in (archives_cli.COMMANDS,):
+    for command in commands:
+        main.add_command(command)

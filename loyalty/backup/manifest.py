@@ -335,7 +335,7 @@ def _folders(folder: Path) -> Iterator[Path]:
 
 def _spans(slices: Sequence[Archive]) -> tuple[Span, ...]:
     spans: list[Span] = []
-    for piece in slices:
+    for piece in sorted(slices, key=lambda one: (one.from_, -one.to.t, -one.to.i)):
         last = spans[-1] if spans else None
         if last is None or piece.from_ > last.to:
             spans.append(Span(piece.from_, piece.to, (piece,)))

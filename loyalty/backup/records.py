@@ -5,13 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 
 import msgspec
+from pymongo.errors import PyMongoError
 
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Target, write_whole
+from loyalty.backup.target import Busy
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +31,45 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0
     """What it added to the target."""
     error: str | None = None
+
+
+class Outcome:
+    """What a run has to say of itself when it succeeds."""
+
+    id: str | None = None
+    bytes: int = 0
+
+
+@contextmanager
+def noted(target: Target, kind: str) -> Iterator[Outcome]:
+    """A run of that kind: a line in the history, and an alarm that stands from a failure until the next success.
+
+    That another run was writing is neither.
+    """
+    outcome = Outcome()
+    began = _now()
+
+    def note(error: str | None) -> None:
+        note_run(
+            target,
+            Run(
+                kind=kind, id=outcome.id, began=began, ended=_now(), ok=error is None, bytes=outcome.bytes, error=error
+            ),
+        )
+
+    try:
+        yield outcome
+    except Busy:
+        raise
+    except (BackupError, PyMongoError, OSError) as error:
+        with suppress(OSError):  # a full disk is the likeliest reason of all, and must not hide itself
+            raise_alarm(
+                target, kind, error if isinstance(error, BackupError) else BackupError(f"{error}.", "Try again.")
+            )
+            note(str(error))
+        raise
+    note(None)
+    clear_alarm(target, kind)
 
 
 def note_run(target: Target, run: Run) -> None:
@@ -100,3 +142,7 @@ def _write_alarms(target: Target, standing: dict[str, str]) -> None:
 
 def _alarm_file(target: Target) -> Path:
     return target.root / "ALARM"
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -22,6 +22,10 @@ from loyalty.backup.space import Disks
 Part = Literal["archives", "log", "files"]
 
 
+class Busy(BackupError):
+    """Another run is writing there. That is no fault: what it does may be the very thing that was asked for."""
+
+
 class _Marker(msgspec.Struct):
     format: int
     site: str
@@ -72,7 +76,7 @@ def open_target(settings: Settings) -> Target:
 
 @contextmanager
 def hold(target: Target, what: str, *, part: Part = "archives") -> Iterator[None]:
-    """Be the only one who writes to that part. BackupError says who else does. The kernel frees it when we die."""
+    """Be the only one who writes to that part. Busy says who else does. The kernel frees it when we die."""
     path = target.root / (".lock" if part == "archives" else f".{part}.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -80,7 +84,7 @@ def hold(target: Target, what: str, *, part: Part = "archives") -> Iterator[None
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another run"
-            raise BackupError(f"{holder} holds {path}.", "Wait until it has ended.") from None
+            raise Busy(f"{holder} holds {path}.", "Wait until it has ended.") from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{what} (process {os.getpid()}, since {_now()})\n".encode(), 0)
         yield

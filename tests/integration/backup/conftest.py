@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pyrage  # type: ignore[import-untyped]
 import pytest
 
-from tests.servers import REPOSITORY, Member, Mongod
+from loyalty.backup.manifest import Archive
+from loyalty.backup.sealed import read_identity, read_sealed
+from loyalty.backup.settings import load_settings
+from loyalty.backup.target import initialise
+from tests.servers import REPLICA_SET, REPOSITORY, Member, Mongod
 
 SOURCE = REPOSITORY / "roles" / "backup" / "files" / "loyalty-backup-source"
 
@@ -32,3 +38,56 @@ def lone_member(servers_directory: Path) -> Iterator[Mongod]:
         yield server
     finally:
         server.stop()
+
+
+class Site:
+    """A backup host of a site: its settings, its target and its keys, in a folder."""
+
+    def __init__(self, folder: Path, members: Sequence[Member], **limits: float) -> None:
+        self.folder = folder
+        self.path = folder / "backup.toml"
+        target = folder / "target"
+        target.mkdir(parents=True)
+        (folder / "backup_passphrase").write_text("correct horse battery staple")
+        (folder / "backup_identity").write_text(str(pyrage.x25519.Identity.generate()))
+        self.path.write_text(
+            f'site = "acme"\ntarget = "{target}"\nallow_same_disk = true\nreserve_megabytes = 1\n'
+            f'[database]\nreplica_set = "{REPLICA_SET}"\nname = "loyalty"\n'
+            + "[limits]\n"
+            + "".join(f"{name} = {value}\n" for name, value in {"primary_lock_seconds": 30, **limits}.items())
+            + "[log]\nevery_seconds = 1\nwindow_hours = 0.0001\n"
+            + "".join(
+                f'[[members]]\naddress = "{member.address}"\ncommand = {json.dumps(source_command(member))}\n'
+                for member in members
+            )
+        )
+        self.settings = load_settings(self.path)
+        self.target = initialise(self.settings)
+        self.identity = read_identity(self.settings.identity_file)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The program, as an operator types it."""
+        return subprocess.run(
+            [sys.executable, "-m", "loyalty.backup", "--settings", str(self.path), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            cwd=REPOSITORY,
+        )
+
+    def entries(self, archive: Archive) -> list[bytes]:
+        """The raw entries of a slice."""
+        content = b"".join(read_sealed(self.target.slice(archive), self.identity))
+        found = []
+        while content:
+            size = int.from_bytes(content[:4], "little")
+            found.append(content[:size])
+            content = content[size:]
+        return found
+
+
+@pytest.fixture
+def site(tmp_path: Path, lone_member: Mongod) -> Site:
+    """A backup host for the lone member."""
+    return Site(tmp_path / "host", [lone_member])

@@ -1,0 +1,140 @@
+"""Commands that fill the target, and that say what it holds: init, full, incremental, log, list, status."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import click
+import msgspec
+
+from loyalty.backup import physical
+from loyalty.backup.command import Tool
+from loyalty.backup.following import archive_what_is_new, follow
+from loyalty.backup.manifest import Archive, read_catalogue
+from loyalty.backup.records import noted
+from loyalty.backup.settings import Settings
+from loyalty.backup.source import Progress
+from loyalty.backup.status import status as status_of
+from loyalty.backup.target import initialise, open_target
+from loyalty.infra.clock import system_clock
+
+as_json = click.option("--json", "wants_json", is_flag=True, help="For a machine.")
+
+
+@click.command()
+@click.pass_obj
+def init(tool: Tool) -> None:
+    """Make the folder a backup target. What it holds already is kept."""
+    target = initialise(tool.settings)
+    click.echo(f"{target.root} keeps the backups of {tool.settings.site}.")
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def full(tool: Tool, wants_json: bool) -> None:
+    """Copy the whole database, as the beginning of a new chain."""
+    _take(tool.settings, "full", physical.full, wants_json)
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def incremental(tool: Tool, wants_json: bool) -> None:
+    """Copy what changed in the database since the last copy."""
+    _take(tool.settings, "incremental", physical.incremental, wants_json)
+
+
+@click.command()
+@click.option("--follow", "goes_on", is_flag=True, help="Go on until told to stop (SIGTERM).")
+@as_json
+@click.pass_obj
+def log(tool: Tool, goes_on: bool, wants_json: bool) -> None:
+    """Archive what is new in the database's log."""
+    settings = tool.settings
+    target = open_target(settings)
+    if goes_on:
+        follow(settings, target)
+    else:
+        _show(archive_what_is_new(settings, target), wants_json)
+
+
+@click.command("list")
+@as_json
+@click.pass_obj
+def list_archives(tool: Tool, wants_json: bool) -> None:
+    """Every archive that the target holds."""
+    catalogue = read_catalogue(tool.target)
+    archives = [*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files]
+    _show(sorted(archives, key=lambda archive: archive.to), wants_json)
+    for sentence in catalogue.damaged:
+        click.echo(sentence, err=True)
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def status(tool: Tool, wants_json: bool) -> None:
+    """How the backups stand. Ends with 1 while an alarm does."""
+    found = status_of(tool.target, system_clock())
+    if wants_json:
+        click.echo(json.dumps(found, default=str))
+    else:
+        for kind, newest in found["newest"].items():
+            click.echo(f"{kind:12} {_age(newest['age_s']) + ' ago, ' + newest['id'] if newest else 'none'}")
+        for span in found["log"]:
+            click.echo(f"every second {span['from']:%F %T} to {span['to']:%F %T} UTC, {span['slices']} slices")
+        click.echo(f"{'free':12} {found['free_bytes'] / 1e9:.1f} GB")
+        for sentence in [*found["alarms"].values(), *found["damaged"]]:
+            click.echo(f"ALARM: {sentence}")
+    if found["alarms"] or found["damaged"]:
+        sys.exit(1)
+
+
+COMMANDS = (init, full, incremental, log, list_archives, status)
+
+
+def _take(settings: Settings, kind: str, act: Callable[..., Archive], wants_json: bool) -> None:
+    target = open_target(settings)
+    with noted(target, kind) as outcome:
+        archive = act(settings, target, progress=_progress())
+        outcome.id = archive.id
+        outcome.bytes = archive.stored_bytes
+    _show([archive], wants_json)
+
+
+def _show(archives: Sequence[Archive], wants_json: bool) -> None:
+    if wants_json:
+        click.echo(msgspec.json.encode(archives))
+        return
+    for archive in archives:
+        sizes = f"{archive.bytes / 1e6:,.1f} MB, {archive.stored_bytes / 1e6:,.1f} MB stored"
+        locked = f", locked {archive.locked_s:.2f} s" if archive.is_physical else ""
+        click.echo(f"{archive.kind:12} {archive.id:36} {sizes}{locked}")
+
+
+def _progress() -> Progress:
+    """A line each few seconds: on a terminal one that changes, in a journal few that stay."""
+    on_terminal = sys.stderr.isatty()
+    pause = 0.5 if on_terminal else 30
+    last = time.monotonic()
+
+    def show(done: int, whole: int) -> None:
+        nonlocal last
+        if time.monotonic() - last < pause and not (on_terminal and done == whole):
+            return
+        last = time.monotonic()
+        line = f"{done / 1e6:,.0f} of {whole / 1e6:,.0f} MB ({100 * done // max(whole, 1)} %)"
+        click.echo(f"\r{line}" if on_terminal else line, err=True, nl=not on_terminal or done == whole)
+
+    return show
+
+
+def _age(seconds: int) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds} s"

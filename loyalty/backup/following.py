@@ -1,0 +1,72 @@
+"""Archiving the log for good: what a timer does each time, and the loop that needs no timer.
+
+A log that cannot go on where it ended (a gap, another history) begins anew with a full, which is taken at once: until
+it is there, nothing that happens could be restored. What was lost in between stands in the history of runs.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+
+from pymongo.errors import PyMongoError
+
+from loyalty.backup import physical
+from loyalty.backup.errors import BackupError
+from loyalty.backup.manifest import Archive, Target
+from loyalty.backup.oplog import Diverged, Gap, archive_log, require_window
+from loyalty.backup.records import noted
+from loyalty.backup.settings import Settings
+from loyalty.backup.target import Busy
+
+_AFTER_FAILURE_S = 15
+
+
+def archive_what_is_new(settings: Settings, target: Target) -> list[Archive]:
+    """One run: the new slices. After a gap or another history it takes a full and goes on from there."""
+    try:
+        return _archive(settings, target)
+    except (Gap, Diverged) as problem:
+        sys.stderr.write(f"{problem.problem} A new full is taken now.\n")
+    with noted(target, "full") as outcome:
+        archive = physical.full(settings, target)
+        outcome.id, outcome.bytes = archive.id, archive.stored_bytes
+    return _archive(settings, target)
+
+
+def _archive(settings: Settings, target: Target) -> list[Archive]:
+    with noted(target, "log") as outcome:
+        slices = archive_log(settings, target)
+        outcome.id = slices[-1].id if slices else None
+        outcome.bytes = sum(piece.stored_bytes for piece in slices)
+        require_window(settings, target)
+    return slices
+
+
+def follow(settings: Settings, target: Target) -> None:
+    """Archive the log every `log.every_seconds` until SIGTERM or SIGINT; the slice that is being written is finished.
+
+    While all is well only failures go into the history: a line every few seconds would bury them.
+    """
+    told_to_stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told_to_stop.set())
+    is_well = False
+    said = ""
+    while not told_to_stop.is_set():
+        try:
+            if is_well:
+                archive_log(settings, target)
+                require_window(settings, target)
+            else:
+                archive_what_is_new(settings, target)
+            is_well, said = True, ""
+        except Busy:
+            pass
+        except (BackupError, PyMongoError, OSError) as error:
+            is_well = False
+            if str(error) != said:
+                said = str(error)
+                sys.stderr.write(f"{said}\n")
+        told_to_stop.wait(settings.log.every_seconds if is_well else max(settings.log.every_seconds, _AFTER_FAILURE_S))
