@@ -80,10 +80,11 @@ class Site:
         """The raw entries of a slice."""
         content = b"".join(read_sealed(self.target.slice(archive), self.identity))
         found = []
-        while content:
-            size = int.from_bytes(content[:4], "little")
-            found.append(content[:size])
-            content = content[size:]
+        start = 0
+        while start < len(content):
+            end = start + int.from_bytes(content[start : start + 4], "little")
+            found.append(content[start:end])
+            start = end
         return found
 
 

@@ -146,7 +146,6 @@ def test_rule_8_another_version_of_the_server_begins_a_new_chain(site: Site, mon
     path = site.target.manifest(first)
     path.unlink()
 
-
     write_manifest(site.target, replace(first, server_version="5.0.1"))
     second = physical.incremental(site.settings, site.target)
     assert (second.kind, second.server_version) == ("full", first.server_version)
