@@ -147,6 +147,23 @@ class Restore(_Section):
     cache_megabytes: int = Field(512, ge=256, description="Memory that it may use for data.")
 
 
+class Drill(_Section):
+    """The weekly proof that what is kept can be restored."""
+
+    directory: AbsolutePath = Field(
+        Path("/var/lib/loyalty-backup/drill"), description="Where it restores; emptied before and after."
+    )
+    certificate_key_file: Path = Field(
+        Path("backup_certificate_key"), description="Ed25519 seed (32 bytes in base64) that signs the certificates."
+    )
+    seal_public_key: str | None = Field(
+        None,
+        pattern=r"^[0-9a-f]{64}$",
+        description="Public key of the ledger's seals, as `loyalty ledger key` prints it. Absent: that of the first "
+        "seal, which anybody could have made who replaced the whole ledger.",
+    )
+
+
 class Settings(_Section):
     """What the backup program reads at start. Descriptions feed the handbook's table of settings."""
 
@@ -165,6 +182,7 @@ class Settings(_Section):
     limits: Limits = Limits()
     log: Log = Log()
     restore: Restore = Restore()
+    drill: Drill = Drill()
     files: Files | None = Field(None, description="Absent: the file store is not copied.")
     retention: Retention = Retention()
     second_copy: SecondCopy | None = Field(None, description="Absent: there is no second copy.")
@@ -228,6 +246,9 @@ def _with_secrets_in(folder: Path, settings: Settings) -> Settings:
             "database": database,
             "files": files and files.model_copy(update={"key_file": folder / files.key_file}),
             "second_copy": second_copy and second_copy.model_copy(update={"key_file": folder / second_copy.key_file}),
+            "drill": settings.drill.model_copy(
+                update={"certificate_key_file": folder / settings.drill.certificate_key_file}
+            ),
             "ssh": settings.ssh.model_copy(update={"key_file": folder / settings.ssh.key_file}),
         }
     )

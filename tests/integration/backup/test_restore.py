@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -174,6 +175,35 @@ def test_a_second_is_asked_for_with_its_zone() -> None:
     assert parse_moment("latest") is None
     with pytest.raises(ValueError, match="zone"):
         parse_moment("2026-11-22T14:05:07")
+
+
+def test_the_command_says_what_can_be_restored_and_where_it_is(
+    archived: Settings, history: History, into: Path
+) -> None:
+    last = read_catalogue(Target(archived.target)).slices[-1].to
+    stretch = f"{seconds(history.older_base)} to {seconds(ClusterTime(last.t - 1, 0))}"
+    assert command(archived, "window").stdout == f"{stretch}\n"
+    done = command(archived, "restore", "--to", "latest", "--into", str(into), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["data"] == str(into / "data")
+    assert [line.split()[1] for line in done.stderr.splitlines()] == list(STEPS)
+    refused = command(archived, "restore", "--to", "2020-01-01T00:00:00Z", "--into", f"{into}-2")
+    assert refused.returncode == 1
+    assert refused.stderr.splitlines()[-1].endswith(f"Can be restored: {stretch}, and latest.")
+    assert command(archived, "restore", "--to", "yesterday", "--into", f"{into}-3").returncode == 2
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`loyalty-backup` with the settings."""
+    return subprocess.run(
+        [sys.executable, "-m", "loyalty.backup", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "LOYALTY_BACKUP_SETTINGS": str(settings.target.parent / "backup.toml")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
 
 
 def seconds(moment: ClusterTime) -> str:
