@@ -34,6 +34,7 @@ from loyalty.rules.engine import compile_rules
 from loyalty.rules.facts import MemberFacts
 from loyalty.rules.model import RuleSet
 from loyalty.tiers import service as tiers
+from loyalty.tiers.engine import FACET as TIER
 from loyalty.tiers.model import TierScheme
 
 MEMBERS_IN_PART: Final = 2_000
@@ -55,7 +56,8 @@ _FIELDS: Final = {
 }
 _BEGINNING: Final = datetime.min.replace(tzinfo=timezone.utc)
 _SPEC: Final = ("program", "rules", "version", "tiers", "from", "to", "clock", "segments")
-_DECODING: Final[CodecOptions[Document]] = CodecOptions(tz_aware=True)
+_DECODING: Final[CodecOptions[Document]] = CodecOptions()
+_INSTANTS: Final = ("activates_at", "expires_at")
 _EMPTY: Final[Document] = {"wallets": {}}
 
 Part = tuple[int, int]
@@ -197,7 +199,29 @@ def _numbers(part: Part) -> Document:
 
 def _stream(db: Mongo, query: Document, fields: Document) -> Iterator[Document]:
     for raw in db.ledger.find_raw_batches(query, fields, sort=[("_id", 1)], batch_size=_BATCH):
-        yield from bson.decode_iter(cast(bytes, raw), _DECODING)
+        for entry in bson.decode_iter(cast(bytes, raw), _DECODING):
+            yield _zoned(entry)
+
+
+def _zoned(entry: Document) -> Document:
+    """The entry with the zone that its instants have.
+
+    The driver takes longer to say UTC than to decode all the rest, and its UTC is a slow one: an instant is hashed and
+    compared ten times as fast with the one of the standard library.
+    """
+    utc = timezone.utc
+    entry["occurred_at"] = entry["occurred_at"].replace(tzinfo=utc)
+    entry["recorded_at"] = entry["recorded_at"].replace(tzinfo=utc)
+    for posting in entry["postings"]:
+        for name in _INSTANTS:
+            if name in posting:
+                posting[name] = posting[name].replace(tzinfo=utc)
+    tier = entry["state"]["facets"].get(TIER) if entry.get("state") else None
+    if tier is not None:
+        for name, value in tier.items():
+            if isinstance(value, datetime):
+                tier[name] = value.replace(tzinfo=utc)
+    return entry
 
 
 # -- sharing the work -------------------------------------------------------------------------------------------------
