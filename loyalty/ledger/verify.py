@@ -135,7 +135,7 @@ def verify(
     ranges = _ranges(db)
     processes = min(processes or os.cpu_count() or 1, len(ranges))
     with kept_leaves() as leaves, _workers(db, uri if len(ranges) > 1 else None, processes) as run:
-        _collect(found, run(partial(verify_range, leaves), ranges), most_defects, progress)
+        _collect(found, run(partial(_keep_range, leaves), ranges), most_defects, progress)
         if seal_key is not None:
             raw = seal_key.public_bytes(Encoding.Raw, PublicFormat.Raw)
             _collect(found, run(partial(verify_seals, leaves, raw), _seal_ranges(db)), most_defects, progress)
@@ -245,16 +245,13 @@ def _stream(collection: Collection[Document], bounds: Bounds, *, batch: int = _B
 # -- chains and the projection ----------------------------------------------------------------------------------------
 
 
-def verify_range(leaves: Leaves, db: Mongo, bounds: Bounds) -> Verification:
+def verify_range(
+    db: Mongo, bounds: Bounds, *, keep: Callable[[int, object], None] = lambda number, digest: None
+) -> Verification:
     """The chains whose entries are within the bounds, each from its first entry, and what is projected of them.
 
-    The hashes of all entries are kept for the seals.
+    `keep` is called with the number of every entry and the hash that it has.
     """
-    with leaves.keeper() as keep:
-        return _verify_chains(db, bounds, keep)
-
-
-def _verify_chains(db: Mongo, bounds: Bounds, keep: Callable[[int, object], None]) -> Verification:
     found = Verification()
     kinds = found.kinds
     wallets = _Wallets(db, bounds)
@@ -286,6 +283,11 @@ def _verify_chains(db: Mongo, bounds: Bounds, keep: Callable[[int, object], None
         _end_chain(found, last, wallets)
     found.defects += wallets.defects()
     return found
+
+
+def _keep_range(leaves: Leaves, db: Mongo, bounds: Bounds) -> Verification:
+    with leaves.keeper() as keep:
+        return verify_range(db, bounds, keep=keep)
 
 
 def _end_chain(found: Verification, head: Document, wallets: _Wallets) -> None:
