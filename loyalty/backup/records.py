@@ -73,12 +73,20 @@ def noted(target: Target, kind: str) -> Iterator[Outcome]:
 
 
 def note_run(target: Target, run: Run) -> None:
-    """Add a run to the history. A line that a power cut tore is ended first, so that it spoils no other."""
-    descriptor = os.open(target.root / "history.jsonl", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    """Add a run to the history."""
+    append_line(target.root / "history.jsonl", run)
+
+
+def append_line(path: Path, record: msgspec.Struct) -> None:
+    """Add a record to a file of one JSON object a line, flushed.
+
+    A line that a power cut tore is ended first, so that it spoils no other.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
         end = file.seek(0, os.SEEK_END)
         torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-        file.write(b"\n" * torn + msgspec.json.encode(run) + b"\n")
+        file.write(b"\n" * torn + msgspec.json.encode(record) + b"\n")
         file.flush()
         os.fsync(descriptor)
 

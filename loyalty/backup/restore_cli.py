@@ -1,20 +1,30 @@
-"""Commands that bring things back: window, restore."""
+"""Commands that bring things back, and that prove it: window, restore, drill, certificate."""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
+from typing import IO, Final
 
 import click
 import msgspec
 
 from loyalty.backup.archives_cli import as_json
+from loyalty.backup.certificate import check
 from loyalty.backup.command import Tool
+from loyalty.backup.drill import STEPS as DRILL_STEPS
+from loyalty.backup.drill import drill as run_drill
+from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import ClusterTime, read_catalogue
 from loyalty.backup.plan import parse_moment, windows
+from loyalty.backup.records import noted
 from loyalty.backup.restore import STEPS, Progress
 from loyalty.backup.restore import restore as restore_moment
+from loyalty.backup.target import hold, open_target
+from loyalty.infra.clock import system_clock
+
+_SHOWN: Final = 3  # of many defects, in a message
 
 
 class Moment(click.ParamType):
@@ -78,6 +88,44 @@ def restore(tool: Tool, to: ClusterTime | None, into: Path, wants_json: bool) ->
     click.echo(f"{result.data} holds the database as of {result.at}: {result.archive} and {result.slices} slices.")
 
 
+@click.command()
+@as_json
+@click.pass_obj
+def drill(tool: Tool, wants_json: bool) -> None:
+    """Restore everything on this host, verify the ledger, and sign what was found. 1 when something is wrong."""
+    settings = tool.settings
+    target = open_target(settings)
+    with noted(target, "drill") as outcome, hold(target, "A drill", part="drill"):
+        found = run_drill(settings, target, now=system_clock(), progress=step_progress(DRILL_STEPS))
+        outcome.id = found.id
+        if wants_json:
+            click.echo(msgspec.json.encode(found))
+        else:
+            click.echo(
+                f"{found.entries:,} entries of {found.members:,} members as of {found.restored_to}, "
+                f"{found.seals:,} seals: {'the ledger is whole' if found.verified else 'THE LEDGER IS NOT WHOLE'}.\n"
+                f"Restored, verified and writable in {found.rto_seconds:,.1f} s; "
+                f"what was written in the last {found.rpo_seconds:,.1f} s would be lost."
+            )
+        if not found.ok:
+            raise BackupError(
+                " ".join(f"{defect}." for defect in found.defects[:_SHOWN]),
+                f"All of it stands in certificates/{found.id}.json of {target.root}. Keep what is there, take a new "
+                "full (loyalty-backup full), and compare with the live ledger: loyalty ledger verify",
+            )
+
+
+@click.command()
+@click.argument("file", type=click.File("rb"))
+@click.option("--public-key", metavar="HEX", help="The site's key; without it only consistent in itself.")
+@click.pass_obj
+def certificate(tool: Tool, file: IO[bytes], public_key: str | None) -> None:
+    """Check the signature of a drill's certificate, and print what it says. Needs no settings."""
+    del tool
+    found = check(file.read(), public_key)
+    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+
+
 def step_progress(steps: tuple[str, ...]) -> Progress:
     """A line for each step, and on a terminal how far it is."""
     on_terminal = sys.stderr.isatty()
@@ -95,4 +143,4 @@ def step_progress(steps: tuple[str, ...]) -> Progress:
     return show
 
 
-COMMANDS: tuple[click.Command, ...] = (window, restore)
+COMMANDS: tuple[click.Command, ...] = (window, restore, drill, certificate)

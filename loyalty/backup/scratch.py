@@ -79,6 +79,12 @@ class Scratch:
             _lead(client, name, f"{host}:{port}", self.log)
             yield client
 
+    def uri(self, client: Client) -> str:
+        """How another process reaches the one that runs. It has the password in it: never print it."""
+        host, port = client.address or ("127.0.0.1", 0)
+        options = "directConnection=true&authSource=local&authMechanism=SCRAM-SHA-256"
+        return f"mongodb://__system:{self._password()}@{host}:{port}/?{options}"
+
     @contextmanager
     def _running(self, arguments: tuple[str, ...], parameters: tuple[str, ...], start_s: float) -> Iterator[Client]:
         key = self._key()
@@ -101,7 +107,7 @@ class Scratch:
             port,
             directConnection=True,
             username="__system",
-            password="".join(key.read_text().split()),
+            password=self._password(),
             authSource="local",
             authMechanism="SCRAM-SHA-256",
             serverSelectionTimeoutMS=500,
@@ -127,6 +133,10 @@ class Scratch:
             raise ScratchFailure(f"mongod did not stop within {STOP_S:.0f} s", self.log) from None
         if code != 0:
             raise ScratchFailure(f"mongod ended with {code}", self.log)
+
+    def _password(self) -> str:
+        """What the key file makes the password of `__system`."""
+        return self._key().read_text()
 
     def _key(self) -> Path:
         """The key file, made the first time. Nobody but its owner may read it, or mongod refuses it."""

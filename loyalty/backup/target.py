@@ -19,7 +19,7 @@ from loyalty.backup.manifest import FORMAT, Target, flush_folder, write_whole
 from loyalty.backup.settings import Settings
 from loyalty.backup.space import Disks
 
-Part = Literal["archives", "log", "files"]
+Part = Literal["archives", "log", "files", "drill"]
 
 
 class Busy(BackupError):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ from loyalty.backup.manifest import Archive
 from loyalty.backup.sealed import read_identity, read_sealed
 from loyalty.backup.settings import load_settings
 from loyalty.backup.target import initialise
+from loyalty.ops.embedded import mongod_path
 from tests.servers import REPLICA_SET, REPOSITORY, Member, Mongod
 
 SOURCE = REPOSITORY / "roles" / "backup" / "files" / "loyalty-backup-source"
@@ -49,6 +52,7 @@ class Site:
         target = folder / "target"
         target.mkdir(parents=True)
         (folder / "backup_passphrase").write_text("correct horse battery staple")
+        (folder / "backup_certificate_key").write_text(base64.b64encode(secrets.token_bytes(32)).decode())
         (folder / "backup_identity").write_text(str(pyrage.x25519.Identity.generate()))
         self.path.write_text(
             f'site = "acme"\ntarget = "{target}"\nallow_same_disk = true\nreserve_megabytes = 1\n'
@@ -56,6 +60,8 @@ class Site:
             + "[limits]\n"
             + "".join(f"{name} = {value}\n" for name, value in {"primary_lock_seconds": 30, **limits}.items())
             + "[log]\nevery_seconds = 1\nwindow_hours = 0.0001\n"
+            + f'[restore]\nmongod = "{mongod_path()}"\ncache_megabytes = 256\n'
+            + f'[drill]\ndirectory = "{folder}/drill"\n'
             + "".join(
                 f'[[members]]\naddress = "{member.address}"\ncommand = {json.dumps(source_command(member))}\n'
                 for member in members

@@ -1,0 +1,192 @@
+"""The restore drill: what is kept becomes a database on this host, and that is proved to be the right one.
+
+It restores the newest chain and the log to its end, starts a replica set on it, rebuilds what is derived, and verifies
+the ledger from its first entry. The seals that the manifests and the snapshot of the files keep are witnesses: the
+restored ledger must have each as it was. A ledger grows only, so it has at least what it had when it was copied. Then
+it takes a write. What was found is signed, and noted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import islice
+from typing import Final, TypeVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pymongo.write_concern import WriteConcern
+
+from loyalty import __version__
+from loyalty.backup.certificate import Certificate, read_key, sign
+from loyalty.backup.files import absent
+from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
+from loyalty.backup.records import append_line
+from loyalty.backup.restore import STEPS as RESTORE_STEPS
+from loyalty.backup.restore import Progress, Restored, restore
+from loyalty.backup.scratch import Client, Scratch
+from loyalty.backup.settings import Settings
+from loyalty.infra.mongo import Mongo, connect
+from loyalty.jobs.sealing import witnesses
+from loyalty.ledger.projection import rebuild
+from loyalty.ledger.verify import Verification, Witness, verify
+
+STEPS: Final = (*RESTORE_STEPS, "start", "rebuild", "verify", "compare")
+
+HISTORY: Final = "restore_drills.jsonl"
+
+_T = TypeVar("_T")
+
+_APPEND_ONLY: Final = ("ledger", "seals")
+_BATCH: Final = 1000
+
+
+def drill(settings: Settings, target: Target, *, now: datetime, progress: Progress) -> Certificate:
+    """Do it, and write the certificate, whatever it says. BackupError when nothing could be restored at all."""
+    key = read_key(settings.drill.certificate_key_file)
+    directory = settings.drill.directory
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        found = _Drill(settings, target, now, progress).run()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    folder = target.root / "certificates"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    write_whole(folder / f"{found.id}.json", sign(found, key))
+    append_line(target.root / HISTORY, found)
+    return found
+
+
+class _Drill:
+    def __init__(self, settings: Settings, target: Target, now: datetime, progress: Progress) -> None:
+        self._settings = settings
+        self._target = target
+        self._now = now
+        self._progress = progress
+        self._seconds: dict[str, float] = {}
+        self._defects: list[str] = []
+
+    def run(self) -> Certificate:
+        began = time.monotonic()
+        restored = restore(self._settings, None, self._settings.drill.directory, progress=self._progress)
+        self._seconds |= restored.seconds
+        self._defects += restored.left_aside
+        catalogue = read_catalogue(self._target)
+        directory = self._settings.drill.directory
+        scratch = Scratch(
+            self._settings.restore.mongod,
+            directory / "data",
+            directory / "work",
+            cache_gb=self._settings.restore.cache_megabytes / 1024,
+        )
+        started = time.monotonic()
+        self._progress("start", 0, 0)
+        with scratch.replica_set("drill") as client:
+            self._seconds["start"] = round(time.monotonic() - started, 3)
+            uri = scratch.uri(client)
+            db = connect(uri, self._settings.database.name, serves_requests=False)
+            try:
+                expected = db.ledger.estimated_document_count()
+                self._timed("rebuild", lambda: rebuild(db, progress=self._of("rebuild", expected)))
+                found = self._timed("verify", lambda: self._verify(db, uri, catalogue, restored, expected))
+                files = self._timed("compare", lambda: self._compare(db, catalogue, restored))
+            finally:
+                db.client.close()
+            _take_a_write(client)
+            rto = time.monotonic() - began
+        return self._certificate(restored, found, files, rto)
+
+    def _verify(self, db: Mongo, uri: str, catalogue: Catalogue, restored: Restored, expected: int) -> Verification:
+        found = verify(
+            db,
+            uri=uri,
+            seal_key=self._seal_key(db),
+            witnesses=list(_witnesses(self._target, catalogue, restored.to)),
+            progress=self._of("verify", expected),
+        )
+        self._defects += [f"{defect.where}: {defect.what}" for defect in found.defects]
+        return found
+
+    def _seal_key(self, db: Mongo) -> Ed25519PublicKey | None:
+        """The installation's key as the settings have it, else as the first seal says."""
+        if self._settings.drill.seal_public_key is not None:
+            return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self._settings.drill.seal_public_key))
+        first = db.seals.find_one({}, {"public_key": 1}, sort=[("_id", 1)])
+        return Ed25519PublicKey.from_public_bytes(bytes(first["public_key"])) if first else None
+
+    def _compare(self, db: Mongo, catalogue: Catalogue, restored: Restored) -> int:
+        """Compare with what the source said; the number of files that were looked for."""
+        archive = next(one for one in catalogue.physical if one.id == restored.archive)
+        for collection in _APPEND_ONLY:
+            then = archive.counts.get(f"{db.name}.{collection}", 0)
+            here = db[collection].count_documents({})
+            if here < then:
+                self._defects.append(f"{collection}: {here:,} are restored, {then:,} were copied")
+        snapshot = max(catalogue.files, key=lambda one: one.id, default=None)
+        return self._compare_files(db, snapshot) if snapshot else 0
+
+    def _compare_files(self, db: Mongo, snapshot: Archive) -> int:
+        """What was recorded before the snapshot was begun must be in it."""
+        recorded = db.files.find({"created_at": {"$lt": snapshot.to.instant}}, {"sha256": 1})
+        digests = (record["sha256"] for record in recorded)
+        count = 0
+        while batch := list(islice(digests, _BATCH)):
+            count += len(batch)
+            self._defects += [
+                f"files {digest}: the snapshot {snapshot.id} does not have it"
+                for digest in absent(self._target, snapshot, batch)
+            ]
+        return count
+
+    def _certificate(self, restored: Restored, found: Verification, files: int, rto: float) -> Certificate:
+        return Certificate(
+            id=self._now.strftime("%Y%m%dT%H%M%SZ"),
+            site=self._settings.site,
+            at=self._now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            ok=not self._defects,
+            verified=found.ok,
+            rto_seconds=round(rto, 1),
+            rpo_seconds=round(max(self._now.timestamp() - restored.to.t, 0), 1),
+            restored_to=restored.at,
+            entries=found.entries,
+            members=found.chains,
+            seals=found.seals,
+            sealed_entries=found.sealed_entries,
+            available=found.available,
+            files=files,
+            archive=restored.archive,
+            chain=restored.chain,
+            slices=restored.slices,
+            log_entries=restored.entries,
+            server_version=restored.server_version,
+            seconds=self._seconds,
+            defects=tuple(self._defects),
+            agent=__version__,
+        )
+
+    def _timed(self, step: str, act: Callable[[], _T]) -> _T:
+        self._progress(step, 0, 0)
+        began = time.monotonic()
+        result = act()
+        self._seconds[step] = round(time.monotonic() - began, 3)
+        return result
+
+    def _of(self, step: str, whole: int) -> Callable[[int], None]:
+        return lambda done: self._progress(step, done, whole)
+
+
+def _witnesses(target: Target, catalogue: Catalogue, moment: ClusterTime) -> Iterator[Witness]:
+    """Seals that were kept elsewhere before the moment: by the manifests, and by the snapshot of the files."""
+    for archive in catalogue.physical:
+        if archive.seal is not None and archive.to <= moment:
+            yield Witness(archive.seal.number, bytes.fromhex(archive.seal.hash), f"the archive {archive.id}")
+    snapshots = [snapshot for snapshot in catalogue.files if snapshot.to <= moment]
+    if snapshots:
+        yield from witnesses(target.files / max(snapshots, key=lambda one: one.id).id)
+
+
+def _take_a_write(client: Client) -> None:
+    """A server that a majority follows acknowledges it; any other raises an exception."""
+    proof = client.get_database("loyalty_drill", write_concern=WriteConcern(w="majority", j=True))
+    proof.proof.insert_one({})

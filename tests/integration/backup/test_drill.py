@@ -1,0 +1,186 @@
+"""A ledger that is written all the while: copied, its log archived, restored to a second, and proved to be right."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from loyalty.backup.certificate import check
+from loyalty.backup.errors import BackupError
+from loyalty.backup.manifest import ClusterTime
+from loyalty.backup.oplog import archive_log
+from loyalty.backup.physical import full
+from loyalty.backup.records import alarms
+from loyalty.backup.restore import restore
+from loyalty.backup.scratch import Scratch
+from loyalty.infra.clock import system_clock
+from loyalty.infra.mongo import Mongo, connect
+from loyalty.ledger.append import Operation, append
+from loyalty.ledger.entry import Draft
+from loyalty.ledger.movements import credit
+from loyalty.ledger.projection import rebuild
+from loyalty.ledger.seal import Sealer
+from loyalty.ledger.state import State
+from loyalty.ledger.verify import verify
+from loyalty.migrations import migrate
+from tests.chains import fill
+from tests.integration.backup.conftest import Site
+from tests.servers import Mongod, wait_until
+
+SEALER = Ed25519PrivateKey.generate()
+WRITERS = 3
+
+
+@pytest.fixture
+def ledger(lone_member: Mongod) -> Iterator[Mongo]:
+    """A ledger with entries of every kind and seals, in the database that the site's settings name."""
+    db = connect(lone_member.uri, "loyalty", serves_requests=False)
+    migrate(db, release="test", clock=system_clock)
+    for first in (1, 21):
+        fill(db, members=20, length=15, first=first)
+        seal(db)
+    yield db
+    db.client.drop_database(db.name)
+    db.client.close()
+
+
+def seal(db: Mongo) -> None:
+    rebuild(db)
+    sealer = Sealer(db, SEALER)
+    while sealer.seal(system_clock()) is not None:
+        pass
+
+
+class Tills:
+    """Writers that remember what was acknowledged to them, by the entry's number."""
+
+    def __init__(self, db: Mongo) -> None:
+        self.db = db
+        self.acknowledged: list[int] = []
+
+    def write(self, seconds: float) -> None:
+        """Let them write for so long."""
+        end = time.monotonic() + seconds
+
+        def till(number: int) -> None:
+            while time.monotonic() < end:
+                members = range(1000 * number, 1000 * number + 20)
+                keys = [secrets.token_bytes(16) for _ in members]
+                operations = [
+                    Operation("main", member, (key,), b"request", earn)
+                    for member, key in zip(members, keys, strict=True)
+                ]
+                for outcome in append(self.db.ledger, operations, clock=system_clock):
+                    assert outcome.status == "applied"
+                self.acknowledged.extend(
+                    entry["_id"] for entry in self.db.ledger.find({"keys": {"$in": keys}}, {"_id": 1})
+                )
+
+        threads = [threading.Thread(target=till, args=(number,)) for number in range(1, WRITERS + 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+def earn(state: State, sequence: int, now: object) -> Draft:
+    return Draft("earn", system_clock(), credit(state, "points", 10, source="issuance", sequence=sequence), {})
+
+
+def test_all_that_was_acknowledged_is_there_and_nothing_after_the_second(
+    site: Site, ledger: Mongo, tmp_path: Path
+) -> None:
+    tills = Tills(ledger)
+    tills.write(1)
+    full(site.settings, site.target)
+    tills.write(1)
+    seal(ledger)
+    chosen = int(time.time())
+    wait_until(lambda: time.time() >= chosen + 1, timeout_s=5, failure=lambda: "the clock stands still")
+    before = list(tills.acknowledged)
+    tills.write(1)
+    archive_log(site.settings, site.target)
+    after = set(tills.acknowledged) - set(before)
+    assert len(after) > WRITERS
+
+    for moment, expected, missing in (
+        (ClusterTime(chosen, 0xFFFFFFFF), set(before), after),
+        (None, set(tills.acknowledged), set()),
+    ):
+        into = tmp_path / f"restored-{moment.hex if moment else 'latest'}"
+        restore(site.settings, moment, into)
+        scratch = Scratch(site.settings.restore.mongod, into / "data", into / "work", cache_gb=0.25)
+        with scratch.replica_set("fresh") as client:
+            db = connect(scratch.uri(client), "loyalty", serves_requests=False)
+            there = {entry["_id"] for entry in db.ledger.find({}, {"_id": 1})}
+            assert expected <= there
+            assert not missing & there
+            rebuild(db)
+            found = verify(db, seal_key=SEALER.public_key())
+            assert found.ok, found.defects
+            assert found.entries == len(there)
+            db.client.close()
+
+
+def test_a_drill_proves_and_signs(site: Site, ledger: Mongo) -> None:
+    full(site.settings, site.target)
+    Tills(ledger).write(1)
+    seal(ledger)
+    archive_log(site.settings, site.target)
+    entries = ledger.ledger.count_documents({})
+    ended = site.run("drill", "--json")
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout)
+    assert (told["ok"], told["verified"], told["entries"], told["defects"]) == (True, True, entries, [])
+    assert told["sealed_entries"] == entries
+    assert 0 < told["rto_seconds"] < 120
+    assert 0 <= told["rpo_seconds"] < 120
+    (line,) = (site.target.root / "restore_drills.jsonl").read_text().splitlines()
+    assert json.loads(line) == told
+    assert not site.settings.drill.directory.exists()
+    assert alarms(site.target) == {}
+
+    file = (site.target.root / "certificates" / f"{told['id']}.json").read_bytes()
+    certificate = check(file)
+    assert certificate.entries == entries
+    with pytest.raises(BackupError, match="not as it was signed"):
+        check(file.replace(b'"verified": true', b'"verified": false'))
+    with pytest.raises(BackupError, match="was signed by"):
+        check(file, public_key="00" * 32)
+    assert site.run("certificate", str(site.target.root / "certificates" / f"{told['id']}.json")).returncode == 0
+
+
+def test_a_drill_names_what_is_wrong(site: Site, ledger: Mongo) -> None:
+    """An entry is changed behind the application's back, and the last seal, which a manifest knows, is gone."""
+    full(site.settings, site.target)
+    entry = ledger.ledger.find_one({"kind": "earn"}, sort=[("_id", 1)])
+    last = ledger.seals.find_one({}, sort=[("_id", -1)])
+    assert entry is not None
+    assert last is not None
+    ledger.ledger.update_one({"_id": entry["_id"]}, {"$set": {"kind": "adjust"}})
+    ledger.seals.delete_one({"_id": last["_id"]})
+    archive_log(site.settings, site.target)
+    ended = site.run("drill", "--json")
+    assert ended.returncode == 1
+    told = json.loads(ended.stdout)
+    assert (told["ok"], told["verified"]) == (False, False)
+    assert any("it is missing, but the archive" in defect for defect in told["defects"])
+    assert any(defect.startswith("seals: 1 are restored, 2 were copied") for defect in told["defects"])
+    assert "drill" in alarms(site.target)
+    assert check((site.target.root / "certificates" / f"{told['id']}.json").read_bytes()).ok is False
+
+
+def test_a_drill_without_archives_fails_and_alarms(site: Site) -> None:
+    ended = site.run("drill")
+    assert ended.returncode == 1
+    assert "There is no archive to restore from." in ended.stderr
+    assert "drill" in alarms(site.target)
+    assert not os.path.exists(site.settings.drill.directory)
