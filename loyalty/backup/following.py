@@ -15,8 +15,9 @@ from pymongo.errors import PyMongoError
 from loyalty.backup import physical
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Archive, Target
+from loyalty.backup.merging import merge_hours
 from loyalty.backup.oplog import Diverged, Gap, archive_log, require_window
-from loyalty.backup.records import noted
+from loyalty.backup.records import clear_alarm, noted, raise_alarm
 from loyalty.backup.settings import Settings
 from loyalty.backup.target import Busy
 
@@ -40,8 +41,18 @@ def _archive(settings: Settings, target: Target) -> list[Archive]:
         slices = archive_log(settings, target)
         outcome.id = slices[-1].id if slices else None
         outcome.bytes = sum(piece.stored_bytes for piece in slices)
-        require_window(settings, target)
+    _watch_window(settings, target)
     return slices
+
+
+def _watch_window(settings: Settings, target: Target) -> None:
+    """What is archived is safe; the alarm is about what may come."""
+    try:
+        require_window(settings, target)
+    except BackupError as error:
+        raise_alarm(target, "window", error)
+    else:
+        clear_alarm(target, "window")
 
 
 def follow(settings: Settings, target: Target) -> None:
@@ -58,9 +69,10 @@ def follow(settings: Settings, target: Target) -> None:
         try:
             if is_well:
                 archive_log(settings, target)
-                require_window(settings, target)
+                _watch_window(settings, target)
             else:
                 archive_what_is_new(settings, target)
+            merge_hours(settings, target)
             is_well, said = True, ""
         except Busy:
             pass

@@ -163,10 +163,13 @@ class _Archiving:
             if last is not None and archive.to <= last.to:
                 break
             anchor = Anchor(archive.to, archive.last_sha256 or "", None)
-            with suppress(Gap, Diverged):
+            try:
                 self._require(anchor)
+            except (Gap, Diverged) as error:
+                problem = problem or error
+            else:
                 return anchor
-        raise problem or Gap("There is no full that the log could follow, or the log does not reach back to it.", _FULL)
+        raise problem or Gap("There is no full that the log could follow.", _FULL)
 
     def _require(self, anchor: Anchor) -> None:
         """Gap, Diverged or Behind when the member's log does not hold the anchor."""

@@ -23,6 +23,7 @@ from loyalty.backup.settings import SettingsError, read_secret
 
 _LEVEL = 3
 _CHUNK = 1 << 16
+_PIECE = 1 << 20
 
 
 class Damaged(BackupError):
@@ -102,8 +103,9 @@ def _damaged(path: Path, reason: str) -> Damaged:
 def _compressed(chunks: Iterable[bytes]) -> Iterator[bytes]:
     deflate = zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compressobj()
     for chunk in chunks:
-        if packed := deflate.compress(chunk):
-            yield packed
+        for start in range(0, len(chunk), _PIECE):
+            if packed := deflate.compress(chunk[start : start + _PIECE]):
+                yield packed
     yield deflate.flush()
 
 
@@ -112,19 +114,21 @@ class _Pulled:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._held = b""
+        self._given = 0
         self.error: BaseException | None = None
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         try:
-            while not self._rest:
-                self._rest = next(self._chunks)
+            while self._given == len(self._held):
+                self._held, self._given = next(self._chunks), 0
         except StopIteration:
             return b""
         except BaseException as error:
             self.error = error
             raise
-        piece, self._rest = self._rest[:size], self._rest[size:]
+        piece = self._held[self._given : self._given + size]
+        self._given += len(piece)
         return piece
 
 

@@ -59,7 +59,7 @@ class Site:
             f'[database]\nreplica_set = "{REPLICA_SET}"\nname = "loyalty"\n'
             + "[limits]\n"
             + "".join(f"{name} = {value}\n" for name, value in {"primary_lock_seconds": 30, **limits}.items())
-            + "[log]\nevery_seconds = 1\nwindow_hours = 0.0001\n"
+            + "[log]\nevery_seconds = 1\nwindow_hours = 0.0000001\n"
             + f'[restore]\nmongod = "{mongod_path()}"\ncache_megabytes = 256\n'
             + f'[drill]\ndirectory = "{folder}/drill"\n'
             + "".join(
