@@ -252,7 +252,7 @@ def program_plan(tool: Tool, program_id: str, file: IO[bytes]) -> None:
 
     found = service.present(tool.database(), program_id)
     wanted = service.parse(file.read())
-    service.check(found.program, wanted)
+    service.check(found, wanted)
     _print_differences(service.compare(found.configuration, wanted))
 
 
@@ -296,7 +296,7 @@ def program_promote(tool: Tool, source: str, target: str, dry_run: bool) -> None
     tried = service.present(db, source).configuration
     if dry_run:
         found = service.present(db, target)
-        service.check(found.program, tried)
+        service.check(found, tried)
         _print_differences(service.compare(found.configuration, tried))
     else:
         _apply(db, target, tried)

@@ -42,7 +42,9 @@ def spec_of(db: Mongo, program: Program, wanted: NewBacktest, *, now: datetime) 
         rule_set = drafts.read(db, program.id, wanted.draft).rule_set
     else:
         rule_set = rules.read(db, program.id, wanted.version or 0).rule_set
-    found = [("/rules", defect) for defect in defects(rule_set, program.currency, program.policies)]
+    scheme = wanted.tiers
+    levels = [level.id for level in scheme.levels] if scheme is not None else tiers.level_ids(db, program.id)
+    found = [("/rules", defect) for defect in defects(rule_set, program.currency, program.policies, levels)]
     if wanted.tiers is not None:
         found += [("/tiers", defect) for defect in tiers.defects(wanted.tiers, program)]
     known = [f"segments.{segment.id}" for segment in rule_set.segments]

@@ -49,7 +49,7 @@ def plan_configuration(context: Context, raw: bytes) -> PlanOut:
     everything that is wrong."""
     found = service.present(context.services.db, context.program)
     wanted = _read(context, raw)
-    service.check(found.program, wanted)
+    service.check(found, wanted)
     return PlanOut(differences=_out(service.compare(found.configuration, wanted)))
 
 

@@ -113,9 +113,10 @@ def compare(before: Configuration, after: Configuration) -> list[Difference]:
     return [found for part in parts for found in _that_matter(differences(left.get(part, {}), right[part], f"/{part}"))]
 
 
-def check(program: Program, configuration: Configuration) -> None:
-    """ValidationFailed with everything for which the configuration cannot be applied to the program."""
+def check(before: Present, configuration: Configuration) -> None:
+    """ValidationFailed with everything for which the configuration cannot be applied to the program as it is."""
     found = []
+    program = before.program
     wanted = configuration.program
     if wanted is not None and wanted.currency != program.currency:
         detail = f"The program counts in {program.currency}, for ever."
@@ -126,8 +127,10 @@ def check(program: Program, configuration: Configuration) -> None:
         except ValidationFailed as refused:
             found += [{**defect, "pointer": f"/program{defect['pointer']}"} for defect in refused.extra["errors"]]
     after = _as_wanted(program, configuration)
+    scheme = configuration.tiers or before.configuration.tiers
+    levels = None if scheme is None else [level.id for level in scheme.levels]
     if configuration.rules is not None:
-        for defect in checks.defects(configuration.rules, program.currency, after.policies):
+        for defect in checks.defects(configuration.rules, program.currency, after.policies, levels):
             found.append({**defect, "pointer": f"/rules{defect['pointer']}"})
     if configuration.tiers is not None:
         for defect in tiers.defects(configuration.tiers, after):
@@ -149,7 +152,7 @@ def apply(
     rules would change that the program wants two people to decide on. Parts are applied one
     after the other (settings, rules, tiers, rewards), so after a crash in between the rest is done by applying again.
     """
-    check(before.program, configuration)
+    check(before, configuration)
     found = compare(before.configuration, configuration)
     parts = list(dict.fromkeys(difference.path.split("/")[1] for difference in found))
     if "rules" in parts:

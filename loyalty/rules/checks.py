@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from typing import Any, Final
 
@@ -32,10 +32,12 @@ from loyalty.rules.model import (
 Defect = dict[str, str]
 
 
-def defects(rule_set: RuleSet, currency: str, policies: Policies | None = None) -> list[Defect]:
+def defects(
+    rule_set: RuleSet, currency: str, policies: Policies | None = None, levels: Collection[str] | None = None
+) -> list[Defect]:
     """Everything that is wrong with the rules for a program in `currency`, as `{pointer, code, detail}`.
 
-    `policies` are those of the program; None leaves unchecked what depends on them.
+    `policies` are those of the program, `levels` the ids of its tiers; None leaves unchecked what depends on them.
     """
     wallets = None if policies is None else policies.wallets
     found: list[Defect] = []
@@ -60,7 +62,7 @@ def defects(rule_set: RuleSet, currency: str, policies: Policies | None = None) 
     for index, campaign in enumerate(rule_set.campaigns):
         if campaign.budget is not None:
             found += _of_budget(campaign.budget, f"/campaigns/{index}/budget", currency, policies)
-    known = Known(currency, wallets, [segment.id for segment in rule_set.segments])
+    known = Known(currency, wallets, [segment.id for segment in rule_set.segments], levels)
     for pointer, over, condition in conditions(rule_set):
         for defect in check(condition, over, known):
             found.append({**defect, "pointer": pointer + defect["pointer"]})
@@ -80,7 +82,9 @@ def _of_budget(budget: Budget, pointer: str, currency: str, policies: Policies |
             yield _defect(f"{pointer}/amount", "no_worth", detail)
 
 
-def inspect(raw: bytes, currency: str, policies: Policies) -> tuple[RuleSet | None, list[Defect]]:
+def inspect(
+    raw: bytes, currency: str, policies: Policies, levels: Collection[str] | None
+) -> tuple[RuleSet | None, list[Defect]]:
     """The rules in a body of JSON, and everything that is wrong with them: of their form and of their meaning, at once.
 
     Where some have a wrong form, the others are checked each for itself: what they say of others cannot be known.
@@ -101,11 +105,11 @@ def inspect(raw: bytes, currency: str, policies: Policies) -> tuple[RuleSet | No
                 only = RuleSet.model_construct(**{"rules": [], kind: [alone]})  # type: ignore[arg-type]
                 found += [
                     {**defect, "pointer": defect["pointer"].replace(f"/{kind}/0", f"/{kind}/{index}", 1)}
-                    for defect in defects(only, currency, policies)
+                    for defect in defects(only, currency, policies, levels)
                     if defect["code"] not in _OF_OTHERS
                 ]
         return None, found
-    return rule_set, defects(rule_set, currency, policies)
+    return rule_set, defects(rule_set, currency, policies, levels)
 
 
 _PROPOSAL: Final = TypeAdapter(Proposal)

@@ -286,6 +286,7 @@ class Known:
     currency: str | None = None
     wallets: Collection[str] | None = None
     segments: Collection[str] | None = None
+    tiers: Collection[str] | None = None
 
 
 def check(condition: Condition, over: Scope = "event", known: Known = Known()) -> list[dict[str, str]]:
@@ -343,17 +344,30 @@ def _operand_defects(
 
 
 def _name_defects(condition: Comparison | Exists, known: Known, path: Path) -> Iterator[tuple[Path, str, str]]:
-    """Wallets and segments that the program does not have."""
+    """Wallets, segments and levels that the program does not have."""
     wallet = _COUNTED_WALLET.match(condition.field)
     if wallet is not None and known.wallets is not None and wallet[1] not in known.wallets:
         detail = f"The program has no wallet {wallet[1]!r}.{suggestion(wallet[1], known.wallets)}"
         yield (*path, "field"), "unknown_wallet", detail
     if isinstance(condition, Comparison) and condition.field == "member.segments" and known.segments is not None:
-        several = isinstance(condition.value, list)
-        for place, name in enumerate(condition.value if several else [condition.value]):
-            if isinstance(name, str) and name not in known.segments:
-                detail = f"There is no segment {name!r} in `segments`.{suggestion(name, known.segments)}"
-                yield (*path, "value", *([place] if several else [])), "unknown_segment", detail
+        for place, name in _strangers(condition, known.segments):
+            detail = f"There is no segment {name!r} in `segments`.{suggestion(name, known.segments)}"
+            yield (*path, "value", *place), "unknown_segment", detail
+    if isinstance(condition, Comparison) and condition.field == "member.tier" and known.tiers is not None:
+        for place, name in _strangers(condition, known.tiers) if condition.op in _EQUALITIES else ():
+            detail = f"The program has no level {name!r}.{suggestion(name, known.tiers)}"
+            yield (*path, "value", *place), "unknown_level", detail
+
+
+def _strangers(condition: Comparison, names: Collection[str]) -> Iterator[tuple[Path, str]]:
+    """The texts that a field is compared with and that are none of the names, with their places in the value."""
+    several = isinstance(condition.value, list)
+    for place, name in enumerate(condition.value if several else [condition.value]):
+        if isinstance(name, str) and name not in names:
+            yield (place,) if several else (), name
+
+
+_EQUALITIES: Final = frozenset({"=", "!=", "in", "not_in"})
 
 
 _COUNTED_WALLET: Final = re.compile(r"counters\.points\.([a-z0-9_]+)\.")

@@ -152,7 +152,7 @@ def publish(
         raise ApprovalRequired(
             f"Have another key approve the draft as it is: POST /v1/rules/drafts/{found.id}/approve."
         )
-    service.require_valid(found.rule_set, program)  # the program may have changed since the draft was saved
+    service.require_valid(db, found.rule_set, program)  # the program may have changed since the draft was saved
     try:
         version = service.put_in_force(
             db,
@@ -176,7 +176,7 @@ def publish(
 
 
 def _content(db: Mongo, program: Program, proposal: Proposal) -> Document:
-    service.require_valid(proposal, program)
+    service.require_valid(db, proposal, program)
     current = service.latest(db, program.id)
     return {**proposal.document(), "note": proposal.note, "based_on": current.version if current else 0}
 

@@ -27,6 +27,7 @@ from loyalty.rules.model import (
     Segment,
 )
 from loyalty.rules.service import Version
+from loyalty.tiers import service as tiers
 
 api = Api("rules", "Rules", "What earns points. Published as numbered versions that never change.")
 
@@ -327,7 +328,8 @@ def validate_rules(context: Context, raw: bytes) -> RuleValidationOut:
 
     Says everything that is wrong with them at once, and saves nothing. Answers 200 whether they are right or not."""
     program = programs.read(context.services.db, context.program)
-    rule_set, found = checks.inspect(raw, program.currency, program.policies)
+    levels = tiers.level_ids(context.services.db, context.program)
+    rule_set, found = checks.inspect(raw, program.currency, program.policies, levels)
     return RuleValidationOut(
         valid=not found,
         errors=[RuleDefect(**defect) for defect in found],

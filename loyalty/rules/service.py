@@ -18,6 +18,7 @@ from loyalty.programs.model import Program
 from loyalty.rules.checks import defects
 from loyalty.rules.engine import CompiledRules, compile_rules
 from loyalty.rules.model import ApprovalRequired, RuleSet
+from loyalty.tiers import service as tiers
 
 COLLECTION = "rules"
 INDEXES = {COLLECTION: [IndexModel([("_id.program", ASCENDING), ("_id.version", DESCENDING)], name="version")]}
@@ -83,9 +84,9 @@ def stored_rules(document: Document) -> RuleSet:
     return RuleSet.model_validate({name: document[name] for name in RuleSet.model_fields if name in document})
 
 
-def require_valid(rule_set: RuleSet, program: Program) -> None:
+def require_valid(db: Mongo, rule_set: RuleSet, program: Program) -> None:
     """ValidationFailed lists everything that is wrong with the rules for the program."""
-    found = defects(rule_set, program.currency, program.policies)
+    found = defects(rule_set, program.currency, program.policies, tiers.level_ids(db, program.id))
     if found:
         raise ValidationFailed("Correct the fields that `errors` names.", errors=found)
 
@@ -107,7 +108,7 @@ def publish(
     wants four eyes: then only drafts can be published.
     """
     refuse_alone(program)
-    require_valid(rule_set, program)
+    require_valid(db, rule_set, program)
     newest = latest(db, program.id)
     if newest is not None and expected_version is None:
         raise PreconditionRequired(f'Version {newest.version} is current. Send If-Match: "v{newest.version}".')
@@ -129,7 +130,7 @@ def republish(
     """The rules of an older version as the next one. Refusals are those of `publish`, and NotFound."""
     refuse_alone(program)
     older = read(db, program.id, version)
-    require_valid(older.rule_set, program)
+    require_valid(db, older.rule_set, program)
     if expected_version is None:
         newest = latest(db, program.id)
         expected_version = newest.version if newest else 0

@@ -114,6 +114,12 @@ def latest(db: Mongo, program_id: str) -> Version | None:
     return next((Version.from_document(document) for document in found), None)
 
 
+def level_ids(db: Mongo, program_id: str) -> list[str] | None:
+    """The levels of the current version; None before the first, when nobody can say what they will be called."""
+    newest = latest(db, program_id)
+    return None if newest is None else [level.id for level in newest.scheme.levels]
+
+
 def read(db: Mongo, program_id: str, version: int) -> Version:
     """One version. NotFound when there is none of that number."""
     document = None

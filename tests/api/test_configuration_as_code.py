@@ -115,6 +115,16 @@ def test_a_typing_error_in_a_condition_is_refused_with_its_place(api: httpx.Clie
     assert "time.weekday" in error["detail"]
 
 
+def test_rules_may_name_the_levels_that_the_document_brings_and_no_others(api: httpx.Client) -> None:
+    named = DOCUMENT.replace("time.weekday in (sat, sun)", 'member.tier = "gold"')
+    wrong = api.post("/v1/configuration/plan", content=named.replace('= "gold"', '= "gld"'), headers=YAML)
+    assert [error["code"] for error in wrong.json()["errors"]] == ["unknown_level"]
+    apply(api, named)
+    only_rules = "format: 1\nrules:\n  rules:\n    - {id: b, type: fixed, points: 1, when: 'member.tier = \"gld\"'}\n"
+    wrong = api.post("/v1/configuration/plan", content=only_rules, headers=YAML)
+    assert [error["code"] for error in wrong.json()["errors"]] == ["unknown_level"]
+
+
 @pytest.mark.parametrize("body", ["a: &x 1\nb: *x", "a: [", "a: 1\na: 2"])
 def test_what_is_no_document_is_refused(api: httpx.Client, body: str) -> None:
     answer = api.post("/v1/configuration/plan", content=body, headers=YAML)

@@ -193,6 +193,28 @@ class TestDefects:
         assert 'Perhaps you mean "event.amount"' in details["/rules/6/when/field"]
         assert 'Perhaps you mean "points"' in details["/rules/7/when/field"]
 
+    def test_a_level_that_the_program_does_not_have(self, api: httpx.Client) -> None:
+        conditions = ['member.tier = "gld"', 'member.tier not in ("gold", "sliver") or event.store = "gld"']
+        body = {"rules": [{**BASE, "id": f"r{number}", "when": when} for number, when in enumerate(conditions)]}
+        assert api.post("/v1/rules/validate", json=body).json()["valid"]  # nobody knows what levels there will be
+        levels = [{"id": name, "name": name, "threshold": at} for name, at in (("silver", "0"), ("gold", "100.00"))]
+        tiers = {"basis": {"type": "spend"}, "window": {"type": "rolling", "months": 12}, "levels": levels}
+        assert api.post("/v1/tiers/versions", json=tiers).status_code == 201
+        for path in ("/v1/rules/drafts", "/v1/rules/versions"):
+            answer = api.post(path, json=body)
+            assert defects(answer) == {
+                "/rules/0/when/value": "unknown_level",
+                "/rules/1/when/any/0/value/1": "unknown_level",
+            }
+            told = [error["detail"] for error in answer.json()["errors"]]
+            assert told == [
+                "The program has no level 'gld'. Perhaps you mean \"gold\".",
+                "The program has no level 'sliver'. Perhaps you mean \"silver\".",
+            ]
+        assert not api.post("/v1/rules/validate", json=body).json()["valid"]
+        starts = {"rules": [{**BASE, "when": 'member.tier > "g" and member.tier exists'}]}
+        assert api.post("/v1/rules/drafts", json=starts).status_code == 201
+
     def test_a_text_says_where_and_what_was_meant(self, api: httpx.Client) -> None:
         body = {"rules": [{**BASE, "when": 'event.store = "main"\nand event.amuont >= 5'}]}
         answer = api.post("/v1/rules/drafts", json=body)
