@@ -1,8 +1,9 @@
 """Forgetting a person.
 
 What is open is forfeited by a last entry, which closes the chain, and in the same transaction everything that tells who
-the member was is removed: names, identities, attributes. The chain stays, verifies, and belongs to a number. Digests of
-the identities stay too, so that nobody comes back by accident when an old list or a late event names them.
+the member was is removed: names, identities, attributes, and the answers that are kept for repetitions. The chain
+stays, verifies, and belongs to a number. Digests of the identities stay too, so that nobody comes back by accident when
+an old list or a late event names them.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from datetime import datetime
 
 from pymongo.client_session import ClientSession
 
+from loyalty.infra.http import idempotency
 from loyalty.infra.http.problems import PreconditionFailed
-from loyalty.infra.ids import entry_id
+from loyalty.infra.ids import entry_id, member_id
 from loyalty.infra.problems import IdempotencyConflict, NotFound, Problem, Unavailable
 from loyalty.infra.services import Services
 from loyalty.ledger.entry import SEQUENCE_BITS, Draft, business_key, request_digest
 from loyalty.ledger.movements import forfeit
 from loyalty.ledger.state import Document, Posting, State, fold
 from loyalty.members import service as members
-from loyalty.members.model import Member
+from loyalty.members.model import Member, MemberErased
 from loyalty.points import acts
 from loyalty.points.acts import ERASED, Act, Decide, Done, Refused
 from loyalty.programs.model import Program
@@ -60,6 +62,13 @@ def erase(services: Services, program: Program, member: str, *, key: tuple[str, 
                 members.forget(services.db, person, now=instant[0], session=session)
             except Problem as problem:
                 raise Refused(problem) from None
+            idempotency.forget(
+                services.db,
+                program=program.id,
+                names=[*map(member_id, (person.number, *person.absorbed)), *person.handles],
+                refusal=MemberErased("Nobody stands behind the member of this answer any more."),
+                session=session,
+            )
 
         try:
             (done,) = acts.perform_jointly(services.db, [act], clock=services.clock, also=forget)

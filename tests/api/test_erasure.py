@@ -159,6 +159,33 @@ def test_whoever_was_merged_into_it_is_forgotten_too(api: httpx.Client, ada: str
     problem(buy(api, "2", external_id="adele"), 404, "not_found")
 
 
+def test_the_answers_that_are_kept_for_repetitions_forget_too(api: httpx.Client, books: Mongo) -> None:
+    """Whoever repeats such a request is told that the member was erased; all others get their answers again."""
+    bob, ada = {"external_id": "bob"}, {"external_id": "ada", "profile": {"given_name": "Ada"}}
+    card = {"type": "card", "value": 'l"4711'}
+    keys = [{"Idempotency-Key": secrets.token_hex(8)} for _ in range(4)]
+
+    def ask() -> list[httpx.Response]:
+        return [
+            api.post("/v1/members", json=ada, headers=keys[0]),
+            api.post("/v1/members/ext:ada/identities", json=card, headers=keys[1]),
+            api.post("/v1/members", json=bob, headers=keys[2]),
+            api.post("/v1/members", json={**bob, "external_id": "eve", "identities": [card]}, headers=keys[3]),
+        ]
+
+    first = ask()
+    assert [answer.status_code for answer in first] == [201, 201, 201, 409]
+    assert problem(first[3], 409, "identity_taken")["handle"] == 'card:l"4711'
+    assert [answer.content for answer in ask()] == [answer.content for answer in first]
+    assert erase(api, "ext:ada").status_code == 201
+    again = ask()
+    for answer in (again[0], again[1], again[3]):
+        problem(answer, 409, "member_erased")
+    assert again[2].content == first[2].content
+    left = [bytes(record.get("body", b"")) for record in books.idempotency_keys.find()]
+    assert not [body for body in left if first[0].json()["id"].encode() in body or b"4711" in body]
+
+
 def test_a_debt_is_waived(api: httpx.Client, ada: str) -> None:
     (program,) = api.get("/v1/programs").json()["data"]
     policies = {"wallets": {"points": {"overspent_refund": "negative"}}}

@@ -3,18 +3,23 @@
 A record is inserted before the work starts and completed with the answer. Two requests with one key therefore never
 run together, and a retry after a lost answer changes nothing. (The ledger has a stronger fence: there the key is
 part of the entry itself.) Refusals that only say "later" or "look again" are not kept.
+
+An answer is kept beside the names of the members that it tells about, so that it goes when one of them is forgotten.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from hashlib import sha256
 
+import orjson
 from bson.binary import Binary
 from flask import Response
 from pymongo import IndexModel
+from pymongo.client_session import ClientSession
 from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from loyalty.infra.clock import Clock
@@ -29,10 +34,17 @@ KEPT = timedelta(days=35)
 TAKEN_OVER_AFTER = timedelta(seconds=10)
 """Whoever holds a record longer has crashed, or does not know what was done: no request lives for 5 s, and the clocks
 of two nodes do not differ by as much again."""
-INDEXES = {COLLECTION: [IndexModel("created_at", name="expiry", expireAfterSeconds=int(KEPT.total_seconds()))]}
+INDEXES = {
+    COLLECTION: [
+        IndexModel("created_at", name="expiry", expireAfterSeconds=int(KEPT.total_seconds())),
+        IndexModel("about", name="about", sparse=True),
+    ]
+}
 
 _NOT_KEPT = frozenset({412, 428, 429})
 _KEPT_HEADERS = ("Content-Type", "ETag", "Location")
+_MEMBERS = re.compile(rb'mem_[0-9a-z]{8}|"handle":("(?:[^"\\]|\\.)*")')
+"""In an answer: their ids, and the identities that refusals name."""
 
 
 def fingerprint(*parts: str | bytes) -> bytes:
@@ -109,10 +121,26 @@ def once(
     except BaseException:
         records.delete_one(own)
         raise
-    headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-    answer = {"$set": {"status": response.status_code, "headers": headers, "body": body}}
-    persistently(lambda: records.update_one(own, answer))
+    answer = _kept(response, body)
+    about = sorted({orjson.loads(found[1]) if found[1] else found[0].decode() for found in _MEMBERS.finditer(body)})
+    if about:
+        answer |= {"program": program, "about": about}
+    persistently(lambda: records.update_one(own, {"$set": answer}))
     return response
+
+
+def forget(db: Mongo, *, program: str, names: Sequence[str], refusal: Problem, session: ClientSession) -> None:
+    """Who repeats a request whose answer told about one of `names`, ids or identities of members, gets `refusal`."""
+    response = problem_response(refusal)
+    answer = _kept(response, response.get_data())
+    db[COLLECTION].update_many(
+        {"about": {"$in": list(names)}, "program": program}, {"$set": answer, "$unset": {"about": ""}}, session=session
+    )
+
+
+def _kept(response: Response, body: bytes) -> Document:
+    headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+    return {"status": response.status_code, "headers": headers, "body": body}
 
 
 def _replay(record: dict) -> Response:  # type: ignore[type-arg]
