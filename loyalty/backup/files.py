@@ -46,6 +46,7 @@ from loyalty.backup.manifest import (
 )
 from loyalty.backup.repository import Repository
 from loyalty.backup.retention import taken_at
+from loyalty.backup.rsync import RsyncError, rsync
 from loyalty.backup.sealed import sha256_of
 
 INCOMING: Final = "incoming"
@@ -54,8 +55,6 @@ REPOSITORY: Final = "repository"
 _BLOB = re.compile(r"files/[0-9a-f]{2}/[0-9a-f]{2}/(?P<sha256>[0-9a-f]{64})")
 _NOT_KEPT: Final = ("/files/incoming", "/files/locks", "/backups")  # uploads under way, locks, other people's backups
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-_STALL_SECONDS: Final = 300
-_VANISHED: Final = 24  # rsync: something was removed while it looked, as the store may do
 _CHUNK: Final = 1 << 20
 
 
@@ -82,7 +81,7 @@ def take(
     source: Source,
     *,
     now: datetime,
-    bytes_per_second: int = 0,
+    bytes_per_second: float = 0,
     accept_loss: bool = False,
     progress: bool = False,
 ) -> Taken:
@@ -104,6 +103,8 @@ def take(
         found = _list(target, incoming, id, previous)
         _refuse_loss(found, previous, accept_loss)
         _flush(incoming)
+    except RsyncError as error:
+        raise _failed(incoming, error.reason, is_full=error.is_full) from None
     except OSError as error:
         raise _failed(incoming, error.strerror or str(error), is_full=error.errno in _FULL) from None
     tree = target.files / id
@@ -225,42 +226,21 @@ def _next_id(now: datetime, previous: Archive | None) -> str:
     return now.strftime("%Y%m%dT%H%M%SZ")
 
 
-def _pull(source: Source, into: Path, previous: Archive | None, bytes_per_second: int, progress: bool) -> None:
-    command = [
-        "rsync",
-        "--recursive",
-        "--times",
+def _pull(source: Source, into: Path, previous: Archive | None, bytes_per_second: float, progress: bool) -> None:
+    into.mkdir(mode=0o700, exist_ok=True)
+    rsync(
         "--chmod=D700,F600",  # whose they are is known where they are restored
         "--delete",  # what an earlier attempt has and the store has no more
         "--delete-excluded",
         *(f"--exclude={pattern}" for pattern in _NOT_KEPT),
-        f"--timeout={_STALL_SECONDS}",
-    ]
-    if previous is not None:
-        command.append(f"--link-dest=../{previous.id}")
-    if bytes_per_second:
-        command.append(f"--bwlimit={max(bytes_per_second // 1024, 1)}k")
-    if source.shell is not None:
-        command.append(f"--rsh={source.shell}")
-    if progress:
-        command.append("--info=progress2")
-    into.mkdir(mode=0o700, exist_ok=True)
-    # With its parent it ends too: an abandoned one would go on writing beside the next.
-    command = ["setpriv", "--pdeathsig", "KILL", *command, "--", f"{source.location.rstrip('/')}/", f"{into}/"]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=None if progress else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"},
-        )
-    except FileNotFoundError:
-        raise FilesError("rsync is not installed.", "Type: apt-get install rsync") from None
-    if done.returncode not in (0, _VANISHED):
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        reason = said[0] if said else f"rsync ended with {done.returncode}"
-        raise _failed(into, reason, is_full=any(f"({number})" in line for line in said for number in _FULL))
+        *([f"--link-dest=../{previous.id}"] if previous else []),
+        "--",
+        f"{source.location.rstrip('/')}/",
+        f"{into}/",
+        shell=source.shell,
+        bytes_per_second=bytes_per_second,
+        progress=progress,
+    )
 
 
 def _refuse_loss(found: _Listed, previous: Archive | None, accept_loss: bool) -> None:

@@ -77,7 +77,7 @@ def decide(
         decisions.append(_decision("chain", chain.id, kept, f"older than the window, which began on {_day(start)}"))
 
     oldest = min((chain for chain in good if chain.id in kept), key=lambda chain: chain.begin)
-    decisions += _log(catalogue.slices, oldest.good[0].to, oldest.id)
+    decisions += _log(catalogue.slices, oldest.good[0].to, oldest.id, damaged)
     decisions += _dumps(catalogue.dumps, start, policy, damaged)
     before = [chain.good[0].to for chain in good if chain.id in kept and chain.begin < start]
     return decisions + _files(catalogue.files, start, before, damaged)
@@ -134,11 +134,14 @@ def _kept_chains(good: Sequence[_Chain], start: datetime, policy: Policy) -> dic
     return kept
 
 
-def _log(slices: Sequence[Archive], oldest: ClusterTime, chain: str) -> list[Decision]:
+def _log(slices: Sequence[Archive], oldest: ClusterTime, chain: str, damaged: Collection[Key]) -> list[Decision]:
     newest = max((piece.to for piece in slices), default=None)
+    held = _held_by_others(_without(slices, damaged))
     decisions = []
     for piece in slices:
-        if piece.to > oldest:
+        if piece.id in held:
+            keep, reason = False, f"all of it is in {held[piece.id]} as well"
+        elif piece.to > oldest:
             keep, reason = True, f"follows the oldest kept chain, {chain}"
         elif piece.to == newest:
             keep, reason = True, "the log goes on from its last entry"
@@ -146,6 +149,18 @@ def _log(slices: Sequence[Archive], oldest: ClusterTime, chain: str) -> list[Dec
             keep, reason = False, f"ends before the oldest kept chain, {chain}"
         decisions.append(Decision("log", piece.id, keep, reason))
     return decisions
+
+
+def _held_by_others(slices: Iterable[Archive]) -> dict[str, str]:
+    """The slices that lie within another one, each with that: they were merged into it."""
+    held = {}
+    widest: Archive | None = None
+    for piece in sorted(slices, key=lambda piece: (piece.from_, tuple(-part for part in piece.to))):
+        if widest is not None and piece.to <= widest.to:
+            held[piece.id] = widest.id
+        else:
+            widest = piece
+    return held
 
 
 def _dumps(dumps: Sequence[Archive], start: datetime, policy: Policy, damaged: Collection[Key]) -> list[Decision]:

@@ -108,6 +108,9 @@ class SecondCopy(_Section):
         pattern=r"^(/|[\w.-]+@[\w.:-]+:/)[^\s]+$", description="A mounted folder, or USER@HOST:/FOLDER behind SSH."
     )
     key_file: Path = Field(Path("backup_ssh_copy"), description="Private key for that host.")
+    known_hosts_file: AbsolutePath = Field(
+        Path("/etc/loyalty/backup_copy_known_hosts"), description="That host's key. No other host is talked to."
+    )
     megabytes_per_second: float = Field(0, ge=0, description="Most that is sent in a second; 0: no limit.")
 
 

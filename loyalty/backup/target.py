@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -75,21 +76,32 @@ def open_target(settings: Settings) -> Target:
 
 
 @contextmanager
-def hold(target: Target, what: str, *, part: Part = "archives") -> Iterator[None]:
-    """Be the only one who writes to that part. Busy says who else does. The kernel frees it when we die."""
+def hold(target: Target, what: str, *, part: Part = "archives", patience_s: float = 0) -> Iterator[None]:
+    """Be the only one who writes to that part. Busy says who else does, after so many seconds. The kernel frees it when
+    we die."""
     path = target.root / (".lock" if part == "archives" else f".{part}.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        give_up = time.monotonic() + patience_s
+        while not _locked(descriptor):
+            if time.monotonic() < give_up:
+                time.sleep(0.1)  # a poll: flock itself would wait without an end
+                continue
             holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another run"
-            raise Busy(f"{holder} holds {path}.", "Wait until it has ended.") from None
+            raise Busy(f"{holder} holds {path}.", "Wait until it has ended.")
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{what} (process {os.getpid()}, since {_now()})\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def free_bytes(target: Target) -> int:

@@ -24,12 +24,14 @@ from pyrage.x25519 import Identity  # type: ignore[import-untyped]
 
 from loyalty.backup import files
 from loyalty.backup.errors import BackupError
-from loyalty.backup.manifest import Archive, Catalogue, Chain, ClusterTime, Target, write_whole
+from loyalty.backup.manifest import Archive, Catalogue, Chain, ClusterTime, Target, read_catalogue, write_whole
 from loyalty.backup.raw import NotBson, documents
 from loyalty.backup.records import clear_alarm, raise_alarm
 from loyalty.backup.repository import Repository, RepositoryError
 from loyalty.backup.retention import Key
-from loyalty.backup.sealed import Damaged, read_sealed, sha256_of
+from loyalty.backup.sealed import Damaged, read_identity, read_sealed, sha256_of
+from loyalty.backup.settings import Settings, read_secret
+from loyalty.infra.clock import system_clock
 
 _T = TypeVar("_T")
 
@@ -71,12 +73,18 @@ class Verifier:
         self._passphrase = passphrase
         self._identity = identity
 
-    def arrived(self, archive: Archive, catalogue: Catalogue) -> Result:
-        """Read one archive."""
+    @staticmethod
+    def of(settings: Settings, target: Target) -> Verifier:
+        """With the secrets that the settings name."""
+        passphrase = read_secret(settings.passphrase_file)
+        return Verifier(target, passphrase=passphrase, identity=read_identity(settings.identity_file))
+
+    def archive(self, archive: Archive, slices: Iterable[Archive] = ()) -> Result:
+        """Read one archive. Of `slices`, the one before a slice shows whether it joins."""
         if archive.is_physical:
             return self._physical(archive)
         if archive.kind == "log":
-            return self.slice(archive, _by_id(catalogue.slices))
+            return self.slice(archive, _by_id(slices))
         return self.dump(archive) if archive.kind == "dump" else self.files(archive)
 
     def daily(self, catalogue: Catalogue, state: State, *, now: datetime) -> Iterator[Result]:
@@ -210,6 +218,23 @@ class Verifier:
         return Repository(self._target.repository(chain), self._passphrase)
 
 
+def read_on_arrival(settings: Settings, target: Target, archives: Sequence[Archive]) -> None:
+    """Read what has just been taken. BackupError, and an alarm, when it is not whole.
+
+    Slices that are whole are not noted: where the log is archived all the time there is one every few seconds.
+    """
+    verifier = Verifier.of(settings, target)
+    results = [verifier.archive(archive, archives) for archive in archives]
+    problems = [result for result in results if result.problem]
+    if problems or any(archive.kind != "log" for archive in archives):
+        note(target, read_catalogue(target), results, now=system_clock())
+    if problems:
+        raise BackupError(
+            f"What was just taken is not whole: {problems[0].problem}.",
+            "Check the target's disk, and its cable, then try again.",
+        )
+
+
 def read_state(target: Target) -> State:
     """What is known from reading; nothing if that was lost, and then everything is read again."""
     try:
@@ -227,10 +252,12 @@ def damaged(state: State) -> frozenset[Key]:
 def note(target: Target, catalogue: Catalogue, results: Iterable[Result], *, now: datetime) -> list[Result]:
     """Remember what came of reading, and let the alarm stand or fall. The problems, those of manifests and gaps too.
 
-    What is not kept any more is forgotten.
+    `catalogue` is of now, after the reading. What is not kept any more is forgotten.
     """
+    known = _keys(catalogue)
+    results = [result for result in results if result.key in known]  # what was merged or removed meanwhile is no loss
     # Cheap to judge, and judged by all that is there: so they end when they are over.
-    results = [*results, *_manifests(catalogue), *_gaps(catalogue)]
+    results += [*_manifests(catalogue), *_gaps(catalogue)]
     with _alone(target):
         _remember(target, catalogue, results, now)
     return [result for result in results if result.problem is not None]
@@ -253,7 +280,11 @@ def _remember(target: Target, catalogue: Catalogue, results: Sequence[Result], n
     state.damaged = {key: problem for key, problem in state.damaged.items() if key in current}
     state.read_at = {key: at for key, at in state.read_at.items() if key in current}
     write_whole(_state_file(target), msgspec.json.format(msgspec.json.encode(state), indent=1) + b"\n")
-    _alarm(target, state)
+    problem = standing_problem(state)
+    if problem is None:
+        clear_alarm(target, "verify")
+    else:
+        raise_alarm(target, "verify", problem)
 
 
 @contextmanager
@@ -267,20 +298,16 @@ def _alone(target: Target) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _alarm(target: Target, state: State) -> None:
+def standing_problem(state: State) -> BackupError | None:
+    """What an operator is to be told of all that is not whole; None when everything is."""
     if not state.damaged:
-        clear_alarm(target, "verify")
-        return
+        return None
     problems = [f"{key}: {problem}." for key, problem in sorted(state.damaged.items())]
     more = f" And {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
-    raise_alarm(
-        target,
-        "verify",
-        BackupError(
-            "Not everything that is kept is whole. " + " ".join(problems[:_SHOWN]) + more,
-            "Check the disk (smartctl), take a new full (loyalty-backup full), copy back from the second copy what it "
-            "has; what cannot be mended goes with: loyalty-backup prune --damaged",
-        ),
+    return BackupError(
+        "Not everything that is kept is whole. " + " ".join(problems[:_SHOWN]) + more,
+        "Check the disk (smartctl) and take a new full: loyalty-backup full. What a second copy has can be copied "
+        "back; what cannot be mended goes with: loyalty-backup prune --damaged",
     )
 
 

@@ -18,6 +18,7 @@ from loyalty.backup.sealed import read_identity, read_sealed
 from loyalty.backup.settings import load_settings
 from loyalty.backup.target import initialise
 from loyalty.ops.embedded import mongod_path
+from tests.integration.backup.kept import Kept
 from tests.servers import REPLICA_SET, REPOSITORY, Member, Mongod
 
 SOURCE = REPOSITORY / "roles" / "backup" / "files" / "loyalty-backup-source"
@@ -98,3 +99,13 @@ class Site:
 def site(tmp_path: Path, lone_member: Mongod) -> Site:
     """A backup host for the lone member."""
     return Site(tmp_path / "host", [lone_member])
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A target with a bit of everything: see `Kept`. To be copied, not changed."""
+    folder = tmp_path_factory.mktemp("original")
+    kept = Kept(folder / "target")
+    kept.fill(folder / "storage")
+    kept.fill_repositories()
+    return kept.target.root

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import random
-import subprocess
-import tarfile
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from pathlib import Path
 
 import bson
@@ -19,10 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loyalty.backup.files import Source, copy_into_repository, take
-from loyalty.backup.manifest import Archive, ClusterTime, Kind, Target, read_catalogue, write_manifest
+from loyalty.backup.manifest import Target, read_catalogue, write_manifest
 from loyalty.backup.records import alarms
-from loyalty.backup.repository import Repository
 from loyalty.backup.sealed import write_sealed
 from loyalty.backup.verify import (
     ROUND_DAYS,
@@ -33,98 +28,7 @@ from loyalty.backup.verify import (
     note,
     read_state,
 )
-
-PASSPHRASE = "secret"
-NOW = datetime(2026, 11, 28, 4, tzinfo=timezone.utc)
-IDENTITY = pyrage.x25519.Identity.generate()
-
-
-def at(second: int) -> ClusterTime:
-    return ClusterTime(int(NOW.timestamp()) + second, 1)
-
-
-def entry(second: int) -> bytes:
-    return bson.encode({"ts": at(second).timestamp, "o": {"_id": second, "padding": "x" * 200}})
-
-
-def archive(kind: Kind, id: str, to: ClusterTime, **others: object) -> Archive:
-    fields = {"from_": to, "at": to.instant.isoformat(), "server": "db1:27017", "agent": "test", **others}
-    return Archive(kind=kind, id=id, to=to, **fields)  # type: ignore[arg-type]
-
-
-class Kept:
-    """A target with a bit of everything in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.target = Target(root)
-
-    def fill(self, storage: Path) -> None:
-        """Everything but repositories, which take long to make."""
-        for folder in (self.target.chains, self.target.log, self.target.dumps, self.target.files):
-            folder.mkdir(parents=True)
-        for begin in range(0, 300, 50):
-            self.slice(begin, begin + 50)
-        for second in (0, 100):
-            self.dump(second)
-        (storage / "files").mkdir(parents=True)
-        for number in range(2):
-            (storage / "files" / f"file{number}").write_bytes(os.urandom(1000))
-            take(self.target, Source(str(storage)), now=NOW + timedelta(seconds=number))
-
-    def fill_repositories(self) -> None:
-        self.chain(0)
-        self.chain(100, 200)
-        copy_into_repository(self.target, read_catalogue(self.target).files[-1], PASSPHRASE)
-
-    def chain(self, *seconds: int) -> None:
-        chain = at(seconds[0]).stamp
-        (self.target.chains / chain).mkdir()
-        repository = Repository(self.target.repository(chain), PASSPHRASE)
-        repository.create()
-        for second in seconds:
-            kind: Kind = "full" if second == seconds[0] else "incremental"
-            id = f"{at(second).stamp}-{kind}"
-            imported = repository.import_tar(id, [tar_of(os.urandom(50_000))])
-            write_manifest(self.target, archive(kind, id, at(second), chain=chain, sha256=imported.id))
-
-    def slice(self, begin: int, end: int, *, predecessor: bool = True) -> Archive:
-        entries = [entry(second) for second in range(begin, end + 1, 5)]
-        piece = archive(
-            "log",
-            f"{at(begin).hex}-{at(end).hex}",
-            at(end),
-            from_=at(begin),
-            predecessor=f"{at(begin - 50).hex}-{at(begin).hex}" if predecessor and begin else None,
-            entries=len(entries),
-            last_sha256=hashlib.sha256(entries[-1]).hexdigest(),
-        )
-        stored = write_sealed(self.target.slice(piece), entries, IDENTITY)
-        piece = msgspec.structs.replace(piece, sha256=stored.sha256)
-        write_manifest(self.target, piece)
-        return piece
-
-    def dump(self, second: int) -> None:
-        folder = self.target.dumps / at(second).stamp
-        folder.mkdir()
-        write_sealed(folder / "loyalty.members.bson.age", [entry(n) for n in range(20)], IDENTITY)
-        write_manifest(self.target, archive("dump", at(second).stamp, at(second), counts={"loyalty.members": 20}))
-
-    def verifier(self) -> Verifier:
-        return Verifier(self.target, passphrase=PASSPHRASE, identity=IDENTITY)
-
-    def read_everything(self) -> list[str]:
-        """The keys of what is not whole."""
-        catalogue = read_catalogue(self.target)
-        return [problem.key for problem in note(self.target, catalogue, self.verifier().everything(catalogue), now=NOW)]
-
-
-def tar_of(content: bytes) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w") as tar:
-        member = tarfile.TarInfo("data")
-        member.size = len(content)
-        tar.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+from tests.integration.backup.kept import IDENTITY, NOW, Kept, archive, at, entry
 
 
 @pytest.fixture
@@ -135,20 +39,10 @@ def kept(tmp_path: Path) -> Kept:
     return kept
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("original")
-    kept = Kept(folder / "target")
-    kept.fill(folder / "storage")
-    kept.fill_repositories()
-    return kept.target.root
-
-
 @pytest.fixture
 def whole(original: Path, tmp_path: Path) -> Kept:
     """With everything."""
-    subprocess.run(["cp", "-a", original, tmp_path / "target"], check=True)
-    return Kept(tmp_path / "target")
+    return Kept.copied(original, tmp_path / "target")
 
 
 def flip(path: Path, dice: random.Random) -> None:
@@ -249,14 +143,15 @@ def test_another_key_opens_nothing(whole: Kept) -> None:
     catalogue = read_catalogue(whole.target)
     other = Verifier(whole.target, passphrase="wrong", identity=pyrage.x25519.Identity.generate())
     assert all(
-        other.arrived(one, catalogue).problem for one in (*catalogue.physical, *catalogue.slices, *catalogue.dumps)
+        other.archive(one, catalogue.slices).problem
+        for one in (*catalogue.physical, *catalogue.slices, *catalogue.dumps)
     )
 
 
 def test_each_archive_is_read_when_it_arrives(whole: Kept) -> None:
     catalogue = read_catalogue(whole.target)
     everything = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files)
-    results = [whole.verifier().arrived(one, catalogue) for one in everything]
+    results = [whole.verifier().archive(one, catalogue.slices) for one in everything]
     assert [(result.kind, result.id, result.problem) for result in results] == [
         (one.kind, one.id, None) for one in everything
     ]
