@@ -27,7 +27,8 @@ class Standing(NamedTuple):
     top: ClusterTime
     """The last operation that it has."""
     majority: ClusterTime
-    """The last operation of which it knows that a majority has it: it can never be rolled back."""
+    """The last operation of which it knows that a majority has it: it can never be rolled back. Zero right after the
+    member has started."""
 
 
 def connect(settings: Settings, member: Member, *, patience_s: float = 60) -> Client:
@@ -100,5 +101,5 @@ def _standing(settings: Settings, member: Member) -> Standing | None:
         is_hidden=bool(hello.get("hidden")),
         is_passive=bool(hello.get("passive") or hello.get("hidden")),
         top=ClusterTime.of(last["opTime"]["ts"]),
-        majority=ClusterTime.of(last["majorityOpTime"]["ts"]),
+        majority=ClusterTime.of(last["majorityOpTime"]["ts"]) if "majorityOpTime" in last else ClusterTime(0, 0),
     )

@@ -1,0 +1,242 @@
+"""Three members: who is copied, and elections in the middle of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bson
+import pytest
+from pymongo import MongoClient
+from pymongo.write_concern import WriteConcern
+
+from loyalty.backup import physical
+from loyalty.backup.manifest import read_catalogue
+from loyalty.backup.members import Standing, in_order, standings
+from loyalty.backup.oplog import Diverged, archive_log
+from loyalty.backup.settings import Settings
+from loyalty.backup.source import Facts
+from tests.integration.backup.conftest import Site
+from tests.servers import Member, ReplicaSet, wait_until
+
+
+@pytest.fixture(scope="module")
+def replica_set(servers_directory: Path) -> Iterator[ReplicaSet]:
+    members = ReplicaSet(servers_directory / "backup-set")
+    try:
+        members.start()
+        yield members
+    finally:
+        members.stop()
+
+
+@pytest.fixture
+def site(tmp_path: Path, replica_set: ReplicaSet) -> Site:
+    for member in replica_set.members:
+        if not member.is_running:
+            member.start()
+    replica_set.wait_until_whole()
+    return Site(tmp_path / "host", replica_set.members, secondary_lock_seconds=60)
+
+
+def connect(replica_set: ReplicaSet) -> MongoClient[dict[str, Any]]:
+    return MongoClient(replica_set.uri, serverSelectionTimeoutMS=30_000, w="majority")
+
+
+class Writer:
+    """Writes one number after the other, and knows which were acknowledged by a majority."""
+
+    def __init__(self, replica_set: ReplicaSet, collection: str) -> None:
+        self.acknowledged: list[int] = []
+        self._replica_set = replica_set
+        self._collection = collection
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Writer:
+        self._thread.start()
+        wait_until(lambda: len(self.acknowledged) > 20, timeout_s=30, failure=lambda: "nothing is written")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        with connect(self._replica_set) as client:
+            while not self._over.is_set():
+                client.shop[self._collection].replace_one({"_id": number}, {"_id": number}, upsert=True)
+                self.acknowledged.append(number)
+                number += 1
+
+    def wait_for_more(self) -> None:
+        """Until something is acknowledged that was not when this was called."""
+        known = len(self.acknowledged)
+        wait_until(lambda: len(self.acknowledged) > known + 5, timeout_s=60, failure=lambda: "nothing is written")
+
+
+def archived(site: Site, collection: str) -> list[Any]:
+    found = set()
+    for piece in read_catalogue(site.target).slices:
+        for entry in map(bson.decode, site.entries(piece)):
+            if entry["ns"] == f"shop.{collection}" and entry["op"] == "i":
+                found.add(entry["o"]["_id"])
+    return sorted(found)
+
+
+def reconfigure(replica_set: ReplicaSet, member: Member, **fields: object) -> None:
+    with connect(replica_set) as client:
+        configuration = client.admin.command("replSetGetConfig")["config"]
+        for one in configuration["members"]:
+            if one["host"] == member.address:
+                one.update(fields)
+        configuration["version"] += 1
+        client.admin.command("replSetReconfig", configuration)
+
+
+def test_a_secondary_is_copied_and_the_primary_only_for_want_of_one(site: Site, replica_set: ReplicaSet) -> None:
+    archive = physical.full(site.settings, site.target)
+    assert archive.role == "secondary"
+    assert archive.server in [member.address for member in replica_set.secondaries()]
+    # An incremental goes to the same member: only there the blocks are the same.
+    with connect(replica_set) as client:
+        client.shop.items.insert_one({})
+    assert physical.incremental(site.settings, site.target).server == archive.server
+    for member in replica_set.secondaries():
+        found = [one for one in standings(site.settings) if one.member.address != member.address]
+        assert in_order(found, most_lag_s=60)[0].role == "secondary"
+    primaries = [one for one in standings(site.settings) if one.role == "primary"]
+    assert in_order(primaries, most_lag_s=60) == primaries
+
+
+def test_rule_6_a_hidden_member_comes_first_and_can_be_read(site: Site, replica_set: ReplicaSet) -> None:
+    """The driver refuses sessions on a hidden member that is connected to directly; nothing here needs one."""
+    hidden = replica_set.secondaries()[-1]
+    reconfigure(replica_set, hidden, hidden=True, priority=0)
+    try:
+        wait_until(lambda: bool(hidden.hello().get("hidden")), timeout_s=30, failure=lambda: "the member is not hidden")
+        archive = physical.full(site.settings, site.target)
+        assert (archive.server, archive.role) == (hidden.address, "secondary")
+        with connect(replica_set) as client:
+            client.shop.hidden.insert_one({"_id": 1})
+        wait_until(
+            lambda: any(one.server == hidden.address for one in archive_log(site.settings, site.target)),
+            timeout_s=30,
+            failure=lambda: "nothing is archived",
+        )
+        assert archived(site, "hidden") == [1]
+    finally:
+        reconfigure(replica_set, hidden, hidden=False, priority=1)
+
+
+def test_a_failover_during_a_full_costs_nothing_of_it(site: Site, replica_set: ReplicaSet) -> None:
+    with Writer(replica_set, "full") as writer:
+        begun = threading.Event()
+        result: list[Any] = []
+        reporting = threading.Thread(
+            target=lambda: result.append(physical.full(site.settings, site.target, progress=lambda *_: begun.set()))
+        )
+        reporting.start()
+        assert begun.wait(60)
+        primary = replica_set.primary()
+        primary.kill()
+        reporting.join()
+        writer.wait_for_more()
+        primary.start()
+    (archive,) = result
+    assert read_catalogue(site.target).physical == (archive,)
+    # The log goes on from it under the new primary, without a gap, and has all that was acknowledged since.
+    replica_set.wait_until_whole()
+    wait_until(
+        lambda: not archive_log(site.settings, site.target) or archived(site, "full")[-1:] == writer.acknowledged[-1:],
+        timeout_s=30,
+        failure=lambda: "the log does not go on",
+    )
+    (span,) = read_catalogue(site.target).spans
+    assert span.from_ == archive.to
+    found = archived(site, "full")
+    assert found == list(range(found[0], writer.acknowledged[-1] + 1))
+
+
+def test_a_failover_while_the_log_is_archived_leaves_no_gap(site: Site, replica_set: ReplicaSet) -> None:
+    physical.full(site.settings, site.target)
+    following = subprocess.Popen(
+        [sys.executable, "-m", "loyalty.backup", "--settings", str(site.path), "log", "--follow"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with Writer(replica_set, "log") as writer:
+            for _ in range(2):
+                primary = replica_set.primary()
+                primary.kill()
+                writer.wait_for_more()
+                primary.start()
+                replica_set.wait_until_whole()
+        wait_until(
+            lambda: archived(site, "log")[-1:] == writer.acknowledged[-1:],
+            timeout_s=60,
+            failure=lambda: "what was written last is not archived",
+        )
+    finally:
+        following.terminate()
+        following.wait()
+    assert archived(site, "log") == writer.acknowledged
+    assert len(read_catalogue(site.target).spans) == 1
+    assert len(read_catalogue(site.target).physical) == 1
+
+
+def test_rule_1_what_only_one_member_has_is_not_archived_and_its_copy_is_not_believed(
+    site: Site, replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real rollback: a primary takes a write that no other member gets, is copied, dies, and comes back to another
+    history."""
+    physical.full(site.settings, site.target)
+    primary = replica_set.primary()
+    others = replica_set.secondaries()
+    for member in others:
+        member.freeze()
+    with MongoClient[dict[str, Any]](f"mongodb://{primary.address}/?directConnection=true") as client:
+        lonely = client.shop.get_collection("lonely", write_concern=WriteConcern(w=1))
+        lonely.insert_one({"_id": "rolled back"})
+    alone = site.settings.model_copy(
+        update={"members": tuple(one for one in site.settings.members if one.address == primary.address)}
+    )
+    archive_log(alone, site.target)
+
+    def then_another_history(*_: Any, **__: Any) -> Any:
+        """In the place of the first look for a majority: until now nobody knows."""
+        monkeypatch.undo()
+        primary.kill()
+        for member in others:
+            member.thaw()
+        with connect(replica_set) as client:
+            client.shop.lonely.insert_one({"_id": "kept"})
+        primary.start()
+        replica_set.wait_until_whole()
+        return physical._with_majority(site.settings, facts[0])
+
+    facts: list[Any] = []
+    real = physical._require_majority
+    monkeypatch.setattr(physical, "_with_majority", then_another_history)
+
+    def overheard(settings: Settings, source: Standing, of_copy: Facts) -> None:
+        facts.append(of_copy)
+        real(settings, source, of_copy)
+
+    monkeypatch.setattr(physical, "_require_majority", overheard)
+    chains = read_catalogue(site.target).chains
+    with pytest.raises(Diverged, match="rolled back after a failover"):
+        physical.full(alone, site.target)
+    assert read_catalogue(site.target).chains == chains
+    wait_until(
+        lambda: bool(archive_log(site.settings, site.target)) and "kept" in archived(site, "lonely"),
+        timeout_s=30,
+        failure=lambda: "the log does not go on",
+    )
+    assert archived(site, "lonely") == ["kept"]
+    assert len(read_catalogue(site.target).spans) == 1
