@@ -8,11 +8,11 @@ it takes a write. What was found is signed, and noted.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from itertools import islice
+from pathlib import Path
 from typing import Final, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -24,7 +24,7 @@ from loyalty.backup.files import absent
 from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
 from loyalty.backup.records import append_line
 from loyalty.backup.restore import STEPS as RESTORE_STEPS
-from loyalty.backup.restore import Progress, Restored, restore
+from loyalty.backup.restore import Progress, Restored, restore, room
 from loyalty.backup.scratch import Client, Scratch
 from loyalty.backup.settings import Settings
 from loyalty.infra.mongo import Mongo, connect
@@ -45,12 +45,8 @@ _BATCH: Final = 1000
 def drill(settings: Settings, target: Target, *, now: datetime, progress: Progress) -> Certificate:
     """Do it, and write the certificate, whatever it says. BackupError when nothing could be restored at all."""
     key = read_key(settings.drill.certificate_key_file)
-    directory = settings.drill.directory
-    shutil.rmtree(directory, ignore_errors=True)
-    try:
-        found = _Drill(settings, target, now, progress).run()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with room(settings, target, "A drill") as directory:
+        found = _Drill(settings, target, directory, now, progress).run()
     folder = target.root / "certificates"
     folder.mkdir(mode=0o700, exist_ok=True)
     write_whole(folder / f"{found.id}.json", sign(found, key))
@@ -59,9 +55,10 @@ def drill(settings: Settings, target: Target, *, now: datetime, progress: Progre
 
 
 class _Drill:
-    def __init__(self, settings: Settings, target: Target, now: datetime, progress: Progress) -> None:
+    def __init__(self, settings: Settings, target: Target, directory: Path, now: datetime, progress: Progress) -> None:
         self._settings = settings
         self._target = target
+        self._directory = directory
         self._now = now
         self._progress = progress
         self._seconds: dict[str, float] = {}
@@ -69,17 +66,11 @@ class _Drill:
 
     def run(self) -> Certificate:
         began = time.monotonic()
-        restored = restore(self._settings, None, self._settings.drill.directory, progress=self._progress)
+        restored = restore(self._settings, None, self._directory, progress=self._progress)
         self._seconds |= restored.seconds
         self._defects += restored.left_aside
         catalogue = read_catalogue(self._target)
-        directory = self._settings.drill.directory
-        scratch = Scratch(
-            self._settings.restore.mongod,
-            directory / "data",
-            directory / "work",
-            cache_gb=self._settings.restore.cache_megabytes / 1024,
-        )
+        scratch = Scratch.in_folder(self._settings, self._directory)
         started = time.monotonic()
         self._progress("start", 0, 0)
         with scratch.replica_set("drill") as client:

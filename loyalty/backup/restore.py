@@ -28,7 +28,7 @@ import msgspec
 
 from loyalty.backup import replay
 from loyalty.backup.errors import BackupError
-from loyalty.backup.manifest import Archive, ClusterTime, Target, read_catalogue, write_whole
+from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
 from loyalty.backup.plan import Plan, Unreachable, plan, windows
 from loyalty.backup.raw import NotBson, documents
 from loyalty.backup.replay import ReplayError
@@ -36,6 +36,8 @@ from loyalty.backup.repository import Repository, RepositoryError
 from loyalty.backup.scratch import Scratch
 from loyalty.backup.sealed import Damaged, read_identity, read_sealed, sha256_of
 from loyalty.backup.settings import Settings, read_secret
+from loyalty.backup.target import hold
+from loyalty.backup.verify import damaged, read_state
 
 STEPS: Final = ("check", "unpack", "append", "replay", "detach")
 
@@ -95,6 +97,18 @@ def restore(
     return _Restore(settings, to, into, progress).run()
 
 
+@contextmanager
+def room(settings: Settings, target: Target, what: str) -> Iterator[Path]:
+    """The folder for what is restored only to be looked at: empty, ours alone, and gone in the end."""
+    folder = settings.drill.directory
+    with hold(target, what, part="drill"):
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def log_entries(settings: Settings, slices: Sequence[Archive]) -> Iterator[bytes]:
     """The raw entries of consecutive slices. Damaged names the slice that cannot be read to its end."""
     target = Target(settings.target)
@@ -119,11 +133,7 @@ class _Restore:
         self._to = to
         self._into = into
         self._progress = progress
-        self._data = into / "data"
-        self._work = into / "work"
-        self._scratch = Scratch(
-            settings.restore.mongod, self._data, self._work, cache_gb=settings.restore.cache_megabytes / 1024
-        )
+        self._scratch = Scratch.in_folder(settings, into)
         self._notes = self._open()
 
     def run(self) -> Restored:
@@ -156,8 +166,7 @@ class _Restore:
 
     def _check(self) -> None:
         """Make the plan, and see that all it needs is there before anything takes hours."""
-        catalogue = read_catalogue(self._target)
-        self._notes.plan = made = plan(catalogue, self._to, without=self._notes.left_aside)
+        self._notes.plan = made = self._make_plan(read_catalogue(self._target))
         whole = sum(piece.stored_bytes for piece in made.slices)
         read = 0
         for piece in made.slices:
@@ -176,6 +185,14 @@ class _Restore:
                 "Name a folder on a larger disk.",
             )
 
+    def _make_plan(self, catalogue: Catalogue) -> Plan:
+        """Around archives that a verification found damaged, where there is a way around them."""
+        known = {id for kind, id in damaged(read_state(self._target)) if kind in ("full", "incremental")}
+        try:
+            return plan(catalogue, self._to, without={*self._notes.left_aside, *known})
+        except Unreachable:
+            return plan(catalogue, self._to, without=self._notes.left_aside)
+
     def _without(self, piece: Archive, problem: str) -> Unreachable:
         """Why a damaged slice stops the restore, and what can be restored nevertheless."""
         catalogue = read_catalogue(self._target)
@@ -187,14 +204,14 @@ class _Restore:
 
     def _unpack(self) -> None:
         archive = self._plan.archive
-        for folder in (self._data, self._work):
+        for folder in (self._scratch.data, self._scratch.work):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(mode=0o700)
         repository = Repository(
             self._target.repository(archive.chain or ""), read_secret(self._settings.passphrase_file)
         )
-        with _watched(self._data, lambda size: self._progress("unpack", size, archive.bytes)):
-            repository.extract(archive.id, self._data)
+        with _watched(self._scratch.data, lambda size: self._progress("unpack", size, archive.bytes)):
+            repository.extract(archive.id, self._scratch.data)
         os.sync()  # the note that follows must not be true of memory only
 
     def _append(self) -> None:
@@ -267,7 +284,7 @@ class _Restore:
     def _result(self) -> Restored:
         made = self._plan
         return Restored(
-            data=str(self._data),
+            data=str(self._scratch.data),
             at=self._last.instant.isoformat(),
             to=self._last,
             archive=made.archive.id,

@@ -21,7 +21,7 @@ from loyalty.backup.plan import parse_moment, windows
 from loyalty.backup.records import noted
 from loyalty.backup.restore import STEPS, Progress
 from loyalty.backup.restore import restore as restore_moment
-from loyalty.backup.target import hold, open_target
+from loyalty.backup.target import open_target
 from loyalty.infra.clock import system_clock
 
 _SHOWN: Final = 3  # of many defects, in a message
@@ -95,7 +95,7 @@ def drill(tool: Tool, wants_json: bool) -> None:
     """Restore everything on this host, verify the ledger, and sign what was found. 1 when something is wrong."""
     settings = tool.settings
     target = open_target(settings)
-    with noted(target, "drill") as outcome, hold(target, "A drill", part="drill"):
+    with noted(target, "drill") as outcome:
         found = run_drill(settings, target, now=system_clock(), progress=step_progress(DRILL_STEPS))
         outcome.id = found.id
         if wants_json:

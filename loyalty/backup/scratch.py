@@ -25,6 +25,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from loyalty.backup.errors import BackupError
+from loyalty.backup.settings import Settings
 
 Document = dict[str, Any]
 Client = MongoClient[Document]
@@ -55,6 +56,12 @@ class Scratch:
     data: Path
     work: Path
     cache_gb: float = 0.5
+
+    @classmethod
+    def in_folder(cls, settings: Settings, folder: Path) -> Scratch:
+        """As a restore lays it out: `data` and `work` in a folder."""
+        restore = settings.restore
+        return cls(restore.mongod, folder / "data", folder / "work", restore.cache_megabytes / 1024)
 
     @property
     def log(self) -> Path:

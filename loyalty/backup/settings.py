@@ -154,7 +154,8 @@ class Drill(_Section):
     """The weekly proof that what is kept can be restored."""
 
     directory: AbsolutePath = Field(
-        Path("/var/lib/loyalty-backup/drill"), description="Where it restores; emptied before and after."
+        Path("/var/lib/loyalty-backup/drill"),
+        description="Where drills, dumps and extracts restore; emptied before and after.",
     )
     certificate_key_file: Path = Field(
         Path("backup_certificate_key"), description="Ed25519 seed (32 bytes in base64) that signs the certificates."

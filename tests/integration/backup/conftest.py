@@ -36,7 +36,7 @@ def source_command(member: Member) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def lone_member(servers_directory: Path) -> Iterator[Mongod]:
     """A replica set of one for tests that lock it and fill it."""
-    server = Mongod(servers_directory / "backup")
+    server = Mongod(servers_directory / f"backup-{secrets.token_hex(4)}")  # each module begins with an empty one
     try:
         server.start()
         yield server
