@@ -55,13 +55,13 @@ def standings(settings: Settings) -> list[Standing]:
     """The members that answer and hold data. BackupError when there is none, or one belongs to another set."""
     with ThreadPoolExecutor(len(settings.members)) as together:
         found = list(together.map(lambda member: _standing(settings, member), settings.members))
-    if not any(found):
-        names = ", ".join(member.address for member in settings.members)
+    fit = [standing for standing in found if isinstance(standing, Standing)]
+    if not fit:
         raise BackupError(
-            f"No member of the replica set answers as primary or secondary ({names}).",
+            f"No member of the replica set serves reads. {' '.join(map(str, found))}",
             "Check the unit mongod on them, and whether this host reaches their port.",
         )
-    return [standing for standing in found if standing is not None]
+    return fit
 
 
 def in_order(found: Sequence[Standing], *, most_lag_s: float, favourite: str | None = None) -> list[Standing]:
@@ -81,14 +81,16 @@ def in_order(found: Sequence[Standing], *, most_lag_s: float, favourite: str | N
     )
 
 
-def _standing(settings: Settings, member: Member) -> Standing | None:
+def _standing(settings: Settings, member: Member) -> Standing | str:
+    """How the member stands, or a sentence on why nothing can be read there."""
     try:
         with connect(settings, member, patience_s=5) as client:
             hello = client.admin.command("hello")
-    except PyMongoError:
-        return None
+    except PyMongoError as error:
+        reason = str(error).partition(", full error")[0].partition(", Timeout:")[0].partition(" (configured")[0]
+        return f"{member.address}: {reason}."
     if not (hello.get("isWritablePrimary") or hello.get("secondary")):
-        return None
+        return f"{member.address} starts, recovers or has left the set."
     if hello["setName"] != settings.database.replica_set:
         raise BackupError(
             f"{member.address} belongs to the replica set {hello['setName']}, not to {settings.database.replica_set}.",

@@ -148,7 +148,7 @@ class _Archiving:
         return list(self._heal(catalogue)) + list(self._slices(self._anchor(catalogue), self._standing.majority))
 
     def _anchor(self, catalogue: Catalogue) -> Anchor:
-        """Where to go on: at the last slice's end, or after a break at a later full's."""
+        """Where to go on: at the last slice's end, or after a break at the end of a later full or incremental."""
         last = max(catalogue.slices, key=lambda piece: piece.to, default=None)
         problem: BackupError | None = None
         if last is not None:
@@ -159,9 +159,9 @@ class _Archiving:
                 problem = error
             else:
                 return anchor
-        for archive in reversed(catalogue.physical):
+        for archive in catalogue.physical:  # the oldest that the log reaches back to: from there every second counts
             if last is not None and archive.to <= last.to:
-                break
+                continue
             anchor = Anchor(archive.to, archive.last_sha256 or "", None)
             try:
                 self._require(anchor)

@@ -21,12 +21,16 @@ from pymongo.errors import OperationFailure
 
 from loyalty.auth import service as auth
 from loyalty.auth.model import ALL_SCOPES
+from loyalty.backup.following import archive_what_is_new
+from loyalty.backup.physical import full, incremental
+from loyalty.backup.records import alarms
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import connect
 from loyalty.ledger.heads import read_heads
 from loyalty.migrations import declared, migrate
 from loyalty.ops import demo
 from loyalty.programs import service as programs
+from tests.integration.backup.conftest import Site
 from tests.servers import REPOSITORY, Application, Mongod
 
 VARIABLES = REPOSITORY / "roles" / "mongodb" / "vars" / "main.yml"
@@ -199,6 +203,26 @@ def test_nobody_else_can_write_the_ledger(key: str, guarded: GuardedMongod, user
     with MongoClient[dict[str, Any]](guarded.uri_of(user)) as client, pytest.raises(OperationFailure) as refusal:
         client.loyalty.ledger.insert_one({"_id": 1})
     assert refusal.value.code == 13
+
+
+def test_the_backup_user_suffices_for_every_archive(key: str, guarded: GuardedMongod, tmp_path: Path) -> None:
+    site = Site(tmp_path / "host", [guarded], password=PASSWORDS["backup"])
+    assert full(site.settings, site.target).counts["loyalty.programs"] > 0
+    with MongoClient[dict[str, Any]](guarded.uri_of("admin")) as client:
+        client.loyalty.noted.insert_one({})
+    assert incremental(site.settings, site.target).kind == "incremental"
+    assert archive_what_is_new(site.settings, site.target)
+    assert alarms(site.target) == {}
+
+
+def test_a_wrong_password_of_the_backup_user_is_said_without_it(guarded: GuardedMongod, tmp_path: Path) -> None:
+    site = Site(tmp_path / "host", [guarded], password="a-wrong-password")
+    for command in ("full", "log"):
+        done = site.run(command)
+        assert done.returncode == 1
+        assert "uthentication failed" in done.stderr
+        assert "a-wrong-password" not in done.stderr + done.stdout
+        assert "Traceback" not in done.stderr
 
 
 def test_the_monitor_cannot_read_members(key: str, guarded: GuardedMongod) -> None:

@@ -47,7 +47,9 @@ def lone_member(servers_directory: Path) -> Iterator[Mongod]:
 class Site:
     """A backup host of a site: its settings, its target and its keys, in a folder."""
 
-    def __init__(self, folder: Path, members: Sequence[Member], **limits: float) -> None:
+    def __init__(
+        self, folder: Path, members: Sequence[Member], *, password: str | None = None, **limits: float
+    ) -> None:
         self.folder = folder
         self.path = folder / "backup.toml"
         target = folder / "target"
@@ -55,9 +57,12 @@ class Site:
         (folder / "backup_passphrase").write_text("correct horse battery staple")
         (folder / "backup_certificate_key").write_text(base64.b64encode(secrets.token_bytes(32)).decode())
         (folder / "backup_identity").write_text(str(pyrage.x25519.Identity.generate()))
+        if password is not None:
+            (folder / "backup_password").write_text(password)
         self.path.write_text(
             f'site = "acme"\ntarget = "{target}"\nallow_same_disk = true\nreserve_megabytes = 1\n'
             f'[database]\nreplica_set = "{REPLICA_SET}"\nname = "loyalty"\n'
+            + ('user = "loyalty_backup"\npassword_file = "backup_password"\n' if password else "")
             + "[limits]\n"
             + "".join(f"{name} = {value}\n" for name, value in {"primary_lock_seconds": 30, **limits}.items())
             + "[log]\nevery_seconds = 1\nwindow_hours = 0.0000001\n"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -45,13 +46,17 @@ except source.Failed as error:
 
 
 def ask(member: Mongod, **request: object) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        source_command(member),
-        input=json.dumps(request).encode() + b"\n",
-        capture_output=True,
-        check=False,
-        timeout=120,
-    )
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(source_command(member), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        with process.stdin, process.stdout:
+            sent = process.stdout.read()
+            code = process.wait(120)
+        errors.seek(0)
+        return subprocess.CompletedProcess(process.args, code, sent, errors.read())
 
 
 def is_locked(member: Mongod) -> bool:
@@ -184,6 +189,19 @@ def test_a_program_that_is_killed_while_it_holds_the_lock_leaves_the_member_unlo
     assert is_locked(lone_member)
     guard.kill()
     assert unlocked_within(lone_member, 10) < 1.5
+
+
+def test_a_copy_ends_when_nobody_waits_for_it_any_more(lone_member: Mongod) -> None:
+    process = subprocess.Popen(source_command(lone_member), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps({"do": "physical", "lock_seconds_max": 20}).encode() + b"\n")
+    process.stdin.flush()
+    assert process.stdout.read(1)  # it sends, and waits for us to read
+    process.stdin.close()
+    assert process.wait(10) == 1
+    process.stdout.close()
+    assert list((lone_member.data / "loyalty-backup.staging").iterdir()) == []
 
 
 def test_a_guardian_that_is_killed_leaves_the_member_unlocked(
