@@ -21,7 +21,7 @@ from pymongo.write_concern import WriteConcern
 from loyalty import __version__
 from loyalty.backup.certificate import Certificate, read_key, sign
 from loyalty.backup.files import absent
-from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
+from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue, write_whole
 from loyalty.backup.records import append_line
 from loyalty.backup.restore import STEPS as RESTORE_STEPS
 from loyalty.backup.restore import Progress, Restored, restore, room
@@ -93,7 +93,7 @@ class _Drill:
             db,
             uri=uri,
             seal_key=self._seal_key(db),
-            witnesses=list(_witnesses(self._target, catalogue, restored.to)),
+            witnesses=list(_witnesses(self._target, catalogue, restored)),
             progress=self._of("verify", expected),
         )
         self._defects += [f"{defect.where}: {defect.what}" for defect in found.defects]
@@ -167,12 +167,18 @@ class _Drill:
         return lambda done: self._progress(step, done, whole)
 
 
-def _witnesses(target: Target, catalogue: Catalogue, moment: ClusterTime) -> Iterator[Witness]:
-    """Seals that were kept elsewhere before the moment: by the manifests, and by the snapshot of the files."""
+def _witnesses(target: Target, catalogue: Catalogue, restored: Restored) -> Iterator[Witness]:
+    """Seals that were kept elsewhere before the moment: by the manifests, and by the snapshot of the files.
+
+    Only those of the same past: since a site was restored to an earlier moment, what was kept of the time after it
+    speaks of a ledger that is no more. The log tells, which has a break there.
+    """
+    here = next(archive for archive in catalogue.physical if archive.id == restored.archive)
+    since = min((span.from_ for span in catalogue.spans if span.from_ <= here.to <= span.to), default=here.to)
     for archive in catalogue.physical:
-        if archive.seal is not None and archive.to <= moment:
+        if archive.seal is not None and since <= archive.to <= restored.to:
             yield Witness(archive.seal.number, bytes.fromhex(archive.seal.hash), f"the archive {archive.id}")
-    snapshots = [snapshot for snapshot in catalogue.files if snapshot.to <= moment]
+    snapshots = [snapshot for snapshot in catalogue.files if since <= snapshot.to <= restored.to]
     if snapshots:
         yield from witnesses(target.files / max(snapshots, key=lambda one: one.id).id)
 

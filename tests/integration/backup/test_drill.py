@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from loyalty.backup.certificate import check
 from loyalty.backup.errors import BackupError
-from loyalty.backup.manifest import ClusterTime
+from loyalty.backup.manifest import ClusterTime, read_catalogue
 from loyalty.backup.oplog import archive_log
 from loyalty.backup.physical import full
 from loyalty.backup.records import alarms
@@ -176,6 +176,32 @@ def test_a_drill_names_what_is_wrong(site: Site, ledger: Mongo) -> None:
     assert any(defect.startswith("seals: 1 are restored, 2 were copied") for defect in told["defects"])
     assert "drill" in alarms(site.target)
     assert check((site.target.root / "certificates" / f"{told['id']}.json").read_bytes()).ok is False
+
+
+def test_what_was_kept_of_a_past_that_was_undone_is_no_witness(site: Site, ledger: Mongo) -> None:
+    """The site was restored to an earlier moment: another ledger went on from there, with other seals."""
+    full(site.settings, site.target)
+    earn_one(ledger)
+    archive_log(site.settings, site.target)
+    (abandoned,) = read_catalogue(site.target).physical
+    assert abandoned.seal is not None
+    ledger.client.drop_database(ledger.name)
+    migrate(ledger, release="test", clock=system_clock)
+    fill(ledger, members=20, length=15, seed=2)
+    seal(ledger)
+    # As if the log had been torn here: the restored set's does not go on from what was archived.
+    for piece in read_catalogue(site.target).slices:
+        site.target.manifest(piece).unlink()
+    made = full(site.settings, site.target)
+    assert made.seal is not None
+    assert made.seal.hash != abandoned.seal.hash
+    ended = site.run("drill", "--json")
+    assert ended.returncode == 0, ended.stdout
+
+
+def earn_one(db: Mongo) -> None:
+    operation = Operation("main", 1, (secrets.token_bytes(16),), b"request", earn)
+    append(db.ledger, [operation], clock=system_clock)
 
 
 def test_a_drill_without_archives_fails_and_alarms(site: Site) -> None:
