@@ -19,6 +19,7 @@ from loyalty.backup.settings import Settings
 from loyalty.backup.source import Progress
 from loyalty.backup.status import status as status_of
 from loyalty.backup.target import initialise, open_target
+from loyalty.backup.verify import read_on_arrival
 from loyalty.infra.clock import system_clock
 
 as_json = click.option("--json", "wants_json", is_flag=True, help="For a machine.")
@@ -87,7 +88,13 @@ def status(tool: Tool, wants_json: bool) -> None:
             click.echo(f"{kind:12} {_age(newest['age_s']) + ' ago, ' + newest['id'] if newest else 'none'}")
         for span in found["log"]:
             click.echo(f"every second {span['from']:%F %T} to {span['to']:%F %T} UTC, {span['slices']} slices")
-        click.echo(f"{'free':12} {found['free_bytes'] / 1e9:.1f} GB")
+        full_at = found["forecast"]["full_at"]
+        click.echo(
+            f"{'free':12} {found['free_bytes'] / 1e9:.1f} GB"
+            + (f", full on {full_at:%F} if it goes on so" if full_at else "")
+        )
+        for kind, at in sorted(found["verified"].items()):
+            click.echo(f"{'verified':12} {kind} {at}")
         for sentence in [*found["alarms"].values(), *found["damaged"]]:
             click.echo(f"ALARM: {sentence}")
     if found["alarms"] or found["damaged"]:
@@ -101,6 +108,7 @@ def _take(settings: Settings, kind: str, act: Callable[..., Archive], wants_json
     target = open_target(settings)
     with noted(target, kind) as outcome:
         archive = act(settings, target, progress=_progress())
+        read_on_arrival(settings, target, [archive])
         outcome.id = archive.id
         outcome.bytes = archive.stored_bytes
     _show([archive], wants_json)

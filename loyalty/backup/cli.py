@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from loyalty import __version__
-from loyalty.backup import archives_cli, inspect_cli, restore_cli
+from loyalty.backup import archives_cli, inspect_cli, keeping_cli, restore_cli
 from loyalty.backup.command import Commands, Tool
 from loyalty.backup.settings import SETTINGS
 
@@ -32,6 +32,6 @@ def main(ctx: click.Context, settings: Path) -> None:
     ctx.obj = Tool(settings)
 
 
-for commands in (archives_cli.COMMANDS, restore_cli.COMMANDS, inspect_cli.COMMANDS):
+for commands in (archives_cli.COMMANDS, keeping_cli.COMMANDS, restore_cli.COMMANDS, inspect_cli.COMMANDS):
     for command in commands:
         main.add_command(command)

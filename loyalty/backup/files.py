@@ -146,7 +146,7 @@ def absent(target: Target, snapshot: Archive, digests: Iterable[str]) -> list[st
 
 
 def mismatches(target: Target, snapshot: Archive) -> Iterator[str]:
-    """Read every file of a snapshot; a sentence for each that is not as it arrived, and for what is too much."""
+    """Read every file of a snapshot: a sentence for each that is not as it should be, is missing, or is too much."""
     listing = _list_of(target, snapshot.id)
     if not listing.exists() or sha256_of(listing) != snapshot.sha256:
         yield f"{listing} is not as it was written"
@@ -164,6 +164,8 @@ def mismatches(target: Target, snapshot: Archive) -> Iterator[str]:
         try:
             if sha256_of(tree / path) != current[1]:
                 yield f"{tree / path} is not as it was written"
+            elif not _is_what_it_says(path, current[1]):
+                yield f"{tree / path} is not what its name says, and was not when it arrived"
         except OSError as error:
             yield f"{tree / path} cannot be read ({error.strerror})"
         current = next(expected, None)
@@ -297,13 +299,17 @@ def _list(target: Target, tree: Path, id: str, previous: Archive | None) -> _Lis
             else:
                 new += status.st_size
                 digest = sha256_of(tree / path)
-            blob = _BLOB.fullmatch(path)
-            if blob and blob["sha256"] != digest:
+            if not _is_what_it_says(path, digest):
                 wrong.append(path)
             file.write(_line(path, digest))
         file.flush()
         os.fsync(file.fileno())
     return _Listed(tuple(wrong), count, size, new)
+
+
+def _is_what_it_says(path: str, digest: str) -> bool:
+    blob = _BLOB.fullmatch(path)
+    return blob is None or blob["sha256"] == digest
 
 
 def _same_inode(status: os.stat_result, path: Path) -> bool:

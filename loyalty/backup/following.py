@@ -20,6 +20,7 @@ from loyalty.backup.oplog import Diverged, Gap, archive_log, require_window
 from loyalty.backup.records import clear_alarm, noted, raise_alarm
 from loyalty.backup.settings import Settings
 from loyalty.backup.target import Busy
+from loyalty.backup.verify import read_on_arrival
 
 _AFTER_FAILURE_S = 15
 
@@ -32,6 +33,7 @@ def archive_what_is_new(settings: Settings, target: Target) -> list[Archive]:
         sys.stderr.write(f"{problem.problem} A new full is taken now.\n")
     with noted(target, "full") as outcome:
         archive = physical.full(settings, target)
+        read_on_arrival(settings, target, [archive])
         outcome.id, outcome.bytes = archive.id, archive.stored_bytes
     return _archive(settings, target)
 
@@ -39,6 +41,7 @@ def archive_what_is_new(settings: Settings, target: Target) -> list[Archive]:
 def _archive(settings: Settings, target: Target) -> list[Archive]:
     with noted(target, "log") as outcome:
         slices = archive_log(settings, target)
+        read_on_arrival(settings, target, slices)
         outcome.id = slices[-1].id if slices else None
         outcome.bytes = sum(piece.stored_bytes for piece in slices)
     _watch_window(settings, target)
@@ -68,7 +71,7 @@ def follow(settings: Settings, target: Target) -> None:
     while not told_to_stop.is_set():
         try:
             if is_well:
-                archive_log(settings, target)
+                read_on_arrival(settings, target, archive_log(settings, target))
                 _watch_window(settings, target)
             else:
                 archive_what_is_new(settings, target)

@@ -22,6 +22,7 @@ from loyalty.backup.restore import STEPS
 from loyalty.backup.restore_cli import Moment, step_progress
 from loyalty.backup.settings import read_secret
 from loyalty.backup.target import open_target
+from loyalty.backup.verify import read_on_arrival
 
 
 @click.command()
@@ -37,6 +38,7 @@ def dump(tool: Tool, from_archives: bool, wants_json: bool) -> None:
             made = dump_from_archives(settings, target, progress=step_progress((*STEPS, "dump")))
         else:
             made = take(settings, target, progress=step_progress(("dump",)))
+        read_on_arrival(settings, target, [made.archive])
         outcome.id = made.archive.id
         outcome.bytes = made.archive.stored_bytes
     for name in made.left_out:

@@ -16,6 +16,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
+
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _FITTED: Final = timedelta(days=14)  # what came before no longer tells how it grows now
 _LEAST_FITTED: Final = timedelta(days=1)
@@ -111,7 +113,7 @@ class Disks:
             yield entry.name
 
 
-class Sample(NamedTuple):
+class Sample(msgspec.Struct, frozen=True):
     """How full the target was at an instant. `size` is what it could hold in all, both in bytes."""
 
     at: datetime

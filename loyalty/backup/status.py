@@ -10,14 +10,18 @@ import msgspec
 
 from loyalty.backup.manifest import Archive, Target, read_catalogue
 from loyalty.backup.records import alarms, runs
+from loyalty.backup.room import outlook
 from loyalty.backup.target import free_bytes
+from loyalty.backup.verify import State, read_state
 
 
 def status(target: Target, now: datetime) -> dict[str, Any]:
-    """The newest of each kind, how far the log reaches, the last run of each kind and the alarms. Ages in seconds."""
+    """The newest of each kind, how far the log reaches, the last run of each command, when each kind was last verified,
+    when the target will be full, and the alarms. Ages in seconds."""
     catalogue = read_catalogue(target)
     fulls = [archive for archive in catalogue.physical if archive.kind == "full"]
     incrementals = [archive for archive in catalogue.physical if archive.kind == "incremental"]
+    future = outlook(target, now=now)
     last_runs = {run.kind: run for run in runs(target)}
     spans = catalogue.spans
     return {
@@ -33,8 +37,23 @@ def status(target: Target, now: datetime) -> dict[str, Any]:
             "files": _newest(catalogue.files, now),
         },
         "log": [{"from": span.from_.instant, "to": span.to.instant, "slices": len(span.slices)} for span in spans],
+        "verified": _verified(read_state(target)),
+        "forecast": {
+            "growth_bytes_per_day": future.growth_per_day if future else None,
+            "full_at": future.full_at if future else None,
+        },
         "runs": {kind: msgspec.to_builtins(run) for kind, run in last_runs.items()},
     }
+
+
+def _verified(state: State) -> dict[str, str]:
+    """When each kind was last read and found whole, ISO 8601, UTC. A chain is a full with its incrementals."""
+    found: dict[str, str] = {}
+    for key, at in state.read_at.items():
+        kind = key.partition("/")[0]
+        if key not in state.damaged and kind not in ("gap", "manifest"):
+            found[kind] = max(at, found.get(kind, ""))
+    return found
 
 
 def _newest(archives: Sequence[Archive], now: datetime) -> dict[str, Any] | None:

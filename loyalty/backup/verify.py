@@ -58,7 +58,7 @@ class State(msgspec.Struct):
     """What is known from reading. Keys are KIND/ID."""
 
     read_at: dict[str, str] = {}
-    """When each was last read, ISO 8601, UTC. Slices of the log are not named one by one."""
+    """When each was last read, ISO 8601, UTC. Slices are not named one by one: "log" is when any was."""
     log_to: str | None = None
     """The moment, in hexadecimal, up to which the log was read."""
     damaged: dict[str, str] = {}
@@ -200,8 +200,8 @@ class Verifier:
 
     def _dump_problem(self, dump: Archive) -> str | None:
         folder = self._target.dumps / dump.id
-        for name, expected in dump.counts.items():
-            path = folder / f"{name}.bson.age"
+        # The counted collections, and what says how to make them.
+        for path in sorted({*folder.glob("*.bson.age"), *(folder / f"{name}.bson.age" for name in dump.counts)}):
             try:
                 count = sum(1 for _ in documents(read_sealed(path, self._identity)))
             except Damaged as error:
@@ -210,6 +210,7 @@ class Verifier:
                 return f"{path} holds something else than documents: {error}"
             except OSError as error:
                 return f"{path} cannot be read ({error.strerror})"
+            expected = dump.counts.get(path.name.removesuffix(".bson.age"), count)
             if count != expected:
                 return f"{path} has {count:,} documents, not {expected:,}"
         return None
@@ -223,6 +224,8 @@ def read_on_arrival(settings: Settings, target: Target, archives: Sequence[Archi
 
     Slices that are whole are not noted: where the log is archived all the time there is one every few seconds.
     """
+    if not archives:
+        return
     verifier = Verifier.of(settings, target)
     results = [verifier.archive(archive, archives) for archive in archives]
     problems = [result for result in results if result.problem]
@@ -274,6 +277,8 @@ def _remember(target: Target, catalogue: Catalogue, results: Sequence[Result], n
         else:
             state.damaged[result.key] = result.problem
     read = {result.id for result in results if result.kind == "log"}
+    if read:
+        state.read_at["log"] = at
     newest = max((piece.to.hex for piece in catalogue.slices if piece.id in read), default="")
     state.log_to = max(state.log_to or "", newest) or None
     current = _keys(catalogue) | {result.key for result in results}
@@ -316,7 +321,7 @@ def _keys(catalogue: Catalogue) -> set[str]:
     archives = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files)
     names = {f"{archive.kind}/{archive.id}" for archive in archives}
     names |= {f"{what}/{chain.id}" for chain in catalogue.chains for what in ("chain", "repository")}
-    return names | {"repository/files"}
+    return names | {"repository/files", "log"}
 
 
 def _manifests(catalogue: Catalogue) -> Iterator[Result]:

@@ -81,7 +81,7 @@ class Kept:
             write_manifest(self.target, archive(kind, id, at(second), chain=chain, sha256=imported.id))
 
     def slice(self, begin: int, end: int, *, predecessor: bool = True) -> Archive:
-        entries = [entry(second) for second in range(begin, end + 1, 5)]
+        entries = [entry(second) for second in (*range(begin, end, (end - begin) // 10), end)]
         piece = archive(
             "log",
             f"{at(begin).hex}-{at(end).hex}",
