@@ -6,6 +6,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from loyalty.backup.source import SourceError
 from loyalty.backup.target import hold
 from loyalty.ops.embedded import mongod_path
 from tests.integration.backup.conftest import Site
-from tests.servers import Mongod, Server, free_port
+from tests.servers import Mongod, Server, free_port, wait_until
 
 
 class Restored(Server):
@@ -111,6 +112,44 @@ def test_a_full_and_an_incremental_are_restored_each_by_itself(site: Site, lone_
     assert items(site, first, tmp_path / "first") == list(range(3000))
     assert items(site, second, tmp_path / "second") == list(range(3001))
     assert [chain.archives for chain in read_catalogue(site.target).chains] == [(first, second)]
+
+
+def test_a_copy_taken_while_others_write_is_of_one_moment(site: Site, lone_member: Mongod, tmp_path: Path) -> None:
+    """Each number is written to one collection and then to the other: no moment has more than one between them."""
+    over = threading.Event()
+    written = [0]
+
+    def write() -> None:
+        with lone_member.connect() as client:
+            while not over.is_set():
+                number = written[0] + 1
+                client.shop.items.insert_one({"n": number, "noise": os.urandom(3000)})
+                client.shop.others.insert_one({"n": number, "noise": os.urandom(3000)})
+                written[0] = number
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_until(lambda: written[0] > 500, timeout_s=60, failure=lambda: "nothing is written")
+        before = written[0]
+        archive = physical.full(site.settings, site.target)
+        after = written[0]
+    finally:
+        over.set()
+        writer.join()
+    server = Restored(tmp_path / "server", restore(site, archive, tmp_path / "data"))
+    server.start()
+    try:
+        with server.client() as client:
+            first, second = (
+                [item["n"] for item in client.shop[name].find(sort=[("n", 1)])] for name in ("items", "others")
+            )
+            assert client.shop.command("validate", "items", full=True)["valid"]
+    finally:
+        server.stop()
+    assert before <= len(second) <= after + 1
+    assert second == list(range(1, len(second) + 1))
+    assert first in (list(range(len(second) + 1)), list(range(len(second) + 2)))
 
 
 def test_rule_1_an_archive_names_the_last_entry_that_it_holds(site: Site, lone_member: Mongod) -> None:
