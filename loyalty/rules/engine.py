@@ -144,7 +144,7 @@ class CompiledRules:
         order = Order(facts, self._tests, self._measures)
         applying, passed = _applying(rules, order)
         candidates, multipliers = self._choose(applying, multiplier_milli, order)
-        limits = Limits(tally, budgets or {})
+        limits = Limits(tally, {} if budgets is None else budgets)
         lines: list[RuleLine] = []
         credits: list[Credit] = []
         benefits: list[str] = []

@@ -263,6 +263,16 @@ def test_other_rules_give_what_they_say(shop: Mongo) -> None:
     assert all(one["segments"]["attributes.city"] in cities for one in gained)
 
 
+def test_a_budget_is_told_and_not_spent(shop: Mongo) -> None:
+    """Budgets are of all members together, and parts of a back-test know nothing of each other."""
+    (rule,) = OTHER["rules"]
+    campaigns = [{"id": "spring", "budget": {"points": 1}}]
+    result = backtest(shop, rules={"rules": [{**rule, "campaign": "spring"}], "campaigns": campaigns})
+    issued = result["wallets"]["points"]["issued"]["draft"]
+    assert result["budgets"] == [{"campaign": "spring", "points": issued}]
+    assert issued == backtest(shop, rules=OTHER)["wallets"]["points"]["issued"]["draft"]
+
+
 def test_other_tiers_move_other_members(shop: Mongo) -> None:
     easy = {**TIERS, "levels": [TIERS["levels"][0], {**TIERS["levels"][1], "threshold": "1.00"}]}
     result = backtest(shop, version=1, tiers=easy)
