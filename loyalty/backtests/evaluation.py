@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timezone
+from operator import itemgetter
 from typing import Any, Final, Literal
 
 from loyalty.backtests.books import Purse
@@ -117,7 +118,7 @@ class Evaluator:
         outside of the span are passed over.
         """
         if self.plan.clock == "occurred":
-            entries = sorted(entries, key=lambda entry: (entry["occurred_at"], entry["_id"]))
+            entries = sorted(entries, key=itemgetter("occurred_at", "_id"))
         history = _History(self, person, opening)
         for entry in entries:
             history.tell(entry)
@@ -326,7 +327,7 @@ class _History:
         totals, sums = self._totals, self._totals.sums
         for line in award["lines"]:
             key = ("rules", line["rule"], line["wallet"], REAL)
-            sums[key] = sums.get(key, 0) + line["points"]
+            sums[key] += line["points"]
             if "wanted" in line:
                 _note_cap(totals, line["rule"], line["reason"], line["wanted"] - line["points"], REAL)
 
@@ -373,7 +374,7 @@ class _History:
         totals, sums = self._totals, self._totals.sums
         for line in award.lines:
             key = ("rules", line.rule, line.wallet, DRAFT)
-            sums[key] = sums.get(key, 0) + line.points
+            sums[key] += line.points
             if line.wanted is not None:
                 _note_cap(totals, line.rule, line.reason or "", line.wanted - line.points, DRAFT)
         for campaign, points in award.drawn:

@@ -57,7 +57,6 @@ _FIELDS: Final = {
 _BEGINNING: Final = datetime.min.replace(tzinfo=timezone.utc)
 _SPEC: Final = ("program", "rules", "version", "tiers", "from", "to", "clock", "segments")
 _DECODING: Final[CodecOptions[Document]] = CodecOptions()
-_INSTANTS: Final = ("activates_at", "expires_at")
 _EMPTY: Final[Document] = {"wallets": {}}
 
 Part = tuple[int, int]
@@ -213,9 +212,10 @@ def _zoned(entry: Document) -> Document:
     entry["occurred_at"] = entry["occurred_at"].replace(tzinfo=utc)
     entry["recorded_at"] = entry["recorded_at"].replace(tzinfo=utc)
     for posting in entry["postings"]:
-        for name in _INSTANTS:
-            if name in posting:
-                posting[name] = posting[name].replace(tzinfo=utc)
+        if "activates_at" in posting:
+            posting["activates_at"] = posting["activates_at"].replace(tzinfo=utc)
+        if "expires_at" in posting:
+            posting["expires_at"] = posting["expires_at"].replace(tzinfo=utc)
     tier = entry["state"]["facets"].get(TIER) if entry.get("state") else None
     if tier is not None:
         for name, value in tier.items():

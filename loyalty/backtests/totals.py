@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -32,7 +33,7 @@ class Difference(NamedTuple):
 class Totals:
     """Sums by what they are of (`issued`, wallet, side …), and the members with the largest differences by wallet."""
 
-    sums: dict[Key, int] = field(default_factory=dict)
+    sums: defaultdict[Key, int] = field(default_factory=lambda: defaultdict(int))
     winners: dict[str, list[Difference]] = field(default_factory=dict)
     losers: dict[str, list[Difference]] = field(default_factory=dict)
     _values: dict[str, set[str]] = field(default_factory=dict)
@@ -49,7 +50,7 @@ class Totals:
 
     def add(self, points: int, *key: str) -> None:
         """So much more of that."""
-        self.sums[key] = self.sums.get(key, 0) + points
+        self.sums[key] += points
 
     def differ(self, wallet: str, difference: Difference) -> None:
         """A member who got more, or less."""
@@ -61,7 +62,7 @@ class Totals:
     def merge(self, other: Totals) -> None:
         """Add the totals of another part."""
         for key, points in other.sums.items():
-            self.sums[key] = self.sums.get(key, 0) + points
+            self.sums[key] += points
         for mine, theirs in ((self.winners, other.winners), (self.losers, other.losers)):
             for wallet, differences in theirs.items():
                 for difference in differences:
@@ -84,7 +85,7 @@ class Totals:
     def from_document(cls, document: Mapping[str, Any]) -> Totals:
         """What `document` wrote."""
         return cls(
-            {tuple(key): points for key, points in document["sums"]},
+            defaultdict(int, {tuple(key): points for key, points in document["sums"]}),
             _differences(document["winners"]),
             _differences(document["losers"]),
         )

@@ -7,7 +7,7 @@ periods are kept: the state stays small, and an event so late that its period is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Set
 from datetime import date
 from functools import lru_cache
 from typing import Any, Final, cast
@@ -67,7 +67,7 @@ class Tally:
             self._values[key] = value + amount
             self._added[key] = self._added.get(key, 0) + amount
 
-    def facet(self, wanted: Collection[str]) -> dict[str, Any] | None:
+    def facet(self, wanted: Set[str]) -> dict[str, Any] | None:
         """The facet afterwards, or None when nothing was counted.
 
         A counter that is not `wanted` any more is dropped, unless it counts for ever: a bonus that is given once must
@@ -75,9 +75,9 @@ class Tally:
         """
         if not self._added:
             return None
-        after: dict[str, Any] = {
-            key: periods for key, periods in self._facet.items() if key in wanted or key.endswith(":" + EVER)
-        }
+        after: dict[str, Any] = dict(self._facet)
+        if not after.keys() <= wanted:
+            after = {key: periods for key, periods in after.items() if key in wanted or key.endswith(":" + EVER)}
         for key, amount in self._added.items():
             period = period_of(key, self._day)
             periods = dict(after.get(key, ()))
