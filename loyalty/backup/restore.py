@@ -212,7 +212,7 @@ class _Restore:
         )
         with _watched(self._scratch.data, lambda size: self._progress("unpack", size, archive.bytes)):
             repository.extract(archive.id, self._scratch.data)
-        os.sync()  # the note that follows must not be true of memory only
+        _flush(self._scratch.data)  # the note that follows must not be true of memory only
 
     def _append(self) -> None:
         made = self._plan
@@ -332,6 +332,16 @@ def _watched(folder: Path, tell: Callable[[int], None]) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _flush(folder: Path) -> None:
+    """Have every file of a folder on the disk."""
+    for path in [folder, *folder.rglob("*")]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _damaged_slice(path: Path, reason: str) -> Damaged:

@@ -104,7 +104,8 @@ class Scratch:
             *("--keyFile", str(key), "--wiredTigerCacheSizeGB", f"{self.cache_gb:.2f}"),
             *arguments,
         ]
-        for parameter in ("diagnosticDataCollectionEnabled=false", *parameters):
+        # A database without users, such as one that a dump is loaded into, would let everybody on this host in.
+        for parameter in ("enableLocalhostAuthBypass=false", "diagnosticDataCollectionEnabled=false", *parameters):
             command += ["--setParameter", parameter]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=self.work
@@ -125,9 +126,13 @@ class Scratch:
         try:
             _wait_until(lambda: _answers(client), process, self.log, start_s)
             yield client
-        finally:
+        except BaseException:
             client.close()
-            self._stop(process)
+            with contextlib.suppress(ScratchFailure):  # what it ends with matters less than what went wrong
+                self._stop(process)
+            raise
+        client.close()
+        self._stop(process)
 
     def _stop(self, process: subprocess.Popen[bytes]) -> None:
         """Ask it to end. One that cannot is killed: its journal has what it acknowledged."""

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import secrets
+import shutil
 import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pymongo.write_concern import WriteConcern
 
+from loyalty.backup.manifest import ClusterTime
 from loyalty.backup.oplog import archive_log
 from loyalty.backup.physical import full
 from loyalty.backup.restore import restore
+from loyalty.backup.settings import load_settings
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.ledger.append import Operation, append
@@ -62,7 +68,7 @@ def main() -> None:
     sys.exit(figures["restore_to_insert_many"] < RESTORE or figures["replay_to_writers"] < REPLAY)
 
 
-def _measure(server: Mongod, directory: Path, entries: int, log_seconds: float) -> dict[str, float]:
+def _measure(server: Mongod, directory: Path, entries: int, log_seconds: float) -> dict[str, Any]:
     db = connect(server.uri, "loyalty", serves_requests=False)
     migrate(db, release="bench", clock=system_clock)
     inserted, insert_seconds = _insert(db, entries)
@@ -72,10 +78,11 @@ def _measure(server: Mongod, directory: Path, entries: int, log_seconds: float) 
     slices = archive_log(site.settings, site.target)
     logged = sum(piece.entries for piece in slices)
 
-    restored = restore(site.settings, archive.to, directory / "copy").seconds
-    copy_seconds = sum(restored.values())
-    result = restore(site.settings, None, directory / "latest")
-    replay_seconds = result.seconds["append"] + result.seconds["replay"]
+    copied, _ = _restore(site, archive.to, directory / "copy")
+    copy_seconds = sum(copied.values())
+    shutil.rmtree(directory / "copy")
+    latest, memory = _restore(site, None, directory / "latest")
+    replay_seconds = latest["append"] + latest["replay"]
     insert_rate, write_rate = inserted / insert_seconds, written / write_seconds
     return {
         "documents": inserted,
@@ -89,8 +96,21 @@ def _measure(server: Mongod, directory: Path, entries: int, log_seconds: float) 
         "replayed_per_second": round(logged / replay_seconds),
         "replay_seconds": round(replay_seconds, 1),
         "replay_to_writers": round(logged / replay_seconds / (logged / write_seconds), 1),
-        "memory_megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "memory_megabytes": memory,
+        "seconds_of_the_copy": copied,
+        "seconds_of_the_latest": latest,
     }
+
+
+def _restore(site: Site, to: ClusterTime | None, into: Path) -> tuple[dict[str, float], int]:
+    """Seconds of each step, and the most memory (MB), of a restore in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_restore_here, site.path, to, into).result()
+
+
+def _restore_here(settings: Path, to: ClusterTime | None, into: Path) -> tuple[dict[str, float], int]:
+    seconds = restore(load_settings(settings), to, into).seconds
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def _insert(db: Mongo, entries: int) -> tuple[int, float]:
