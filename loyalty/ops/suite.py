@@ -108,6 +108,7 @@ _TOOLS = (
     ("redis-server", "redis-server", {"integration", "api", "faults"}),
     ("chromium", "chromium", {"api"}),
     ("borg", "borgbackup", {"integration"}),
+    ("mkfs.xfs", "xfsprogs", {"integration"}),
 )
 
 _CLOSING = re.compile(r"^=*\s*(\d+ (?:passed|failed|error).* in [\d.]+s.*?)\s*=*$", re.MULTILINE)
