@@ -3,8 +3,8 @@
 Both hold everything, and each can be restored without the others. What makes one incremental is that it goes into the
 repository of the chain that its full began, which keeps only the blocks that it does not have.
 
-A member may be ahead of what a majority has, and what only it has may be rolled back. So an archive is believed only
-after a majority has the last entry that it holds.
+A member may be ahead of what a majority has, and what only it has may be rolled back. So a copy is believed only when
+a majority has the last entry that it holds.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ def _take(settings: Settings, target: Target, chain: Chain | None, progress: Pro
         known = _with_this_state(chain, facts) if chain else None
         if known is not None:
             return known
+        _require_majority(settings, standing, facts)
         require_room(settings, target, _guess(catalogue, kind, facts.bytes))
         name = _unused(catalogue, kind, facts)
         chain_id = chain.id if chain else name.removesuffix("-full")
         repository = Repository(target.repository(chain_id), passphrase)
         with _new_chain(target, chain_id, repository) if chain is None else _cleaned(chain, repository):
             imported = repository.import_tar(name, copy.chunks)
-            _require_majority(settings, standing, facts)
             archive = Archive(
                 kind=kind,
                 id=name,

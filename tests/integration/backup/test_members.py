@@ -198,11 +198,12 @@ def test_rule_1_what_only_one_member_has_is_not_archived_and_its_copy_is_not_bel
     physical.full(site.settings, site.target)
     primary = replica_set.primary()
     others = replica_set.secondaries()
-    for member in others:
-        member.freeze()
     with MongoClient[dict[str, Any]](f"mongodb://{primary.address}/?directConnection=true") as client:
         lonely = client.shop.get_collection("lonely", write_concern=WriteConcern(w=1))
-        lonely.insert_one({"_id": "rolled back"})
+        lonely.find_one()
+        for member in others:
+            member.kill()
+        lonely.insert_one({"_id": "rolled back"})  # before it notices that it is alone, and steps down
     alone = site.settings.model_copy(
         update={"members": tuple(one for one in site.settings.members if one.address == primary.address)}
     )
@@ -213,7 +214,7 @@ def test_rule_1_what_only_one_member_has_is_not_archived_and_its_copy_is_not_bel
         monkeypatch.undo()
         primary.kill()
         for member in others:
-            member.thaw()
+            member.start()
         with connect(replica_set) as client:
             client.shop.lonely.insert_one({"_id": "kept"})
         primary.start()
