@@ -161,17 +161,18 @@ class Scratch:
 
 
 def last_words(log: Path, *, lines: int = 5) -> str:
-    """The last errors in a log of mongod, or its last lines if it names none."""
+    """The last errors in a log of mongod, or what it did last if it names none. Never a document of the database."""
     if not log.exists():
         return "it wrote no log"
-    tail = log.read_bytes()[-200_000:].splitlines()
-    told = []
-    for line in tail:
+    errors, others = [], []
+    for line in log.read_bytes()[-200_000:].splitlines():
         with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
             entry = orjson.loads(line)
             if entry["s"] in ("E", "F"):
-                told.append(f"{entry['msg']} {orjson.dumps(entry.get('attr', {})).decode()[:300]}")
-    return "\n".join(told[-lines:] or [line.decode(errors="replace") for line in tail[-lines:]])
+                errors.append(f"{entry['msg']} {orjson.dumps(entry.get('attr', {})).decode()[:300]}")
+            else:
+                others.append(entry["msg"])
+    return "\n".join(errors[-lines:] or others[-lines:])
 
 
 def _lead(client: Client, name: str, address: str, log: Path) -> None:

@@ -17,7 +17,7 @@ from loyalty.backup.certificate import check
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import ClusterTime, read_catalogue
 from loyalty.backup.oplog import archive_log
-from loyalty.backup.physical import full
+from loyalty.backup.physical import full, incremental
 from loyalty.backup.records import alarms
 from loyalty.backup.restore import restore
 from loyalty.backup.scratch import Scratch
@@ -133,6 +133,8 @@ def test_all_that_was_acknowledged_is_there_and_nothing_after_the_second(
 def test_a_drill_proves_and_signs(site: Site, ledger: Mongo) -> None:
     full(site.settings, site.target)
     Tills(ledger).write(1)
+    incremental(site.settings, site.target)
+    earn_one(ledger)
     seal(ledger)
     archive_log(site.settings, site.target)
     entries = ledger.ledger.count_documents({})
@@ -141,6 +143,7 @@ def test_a_drill_proves_and_signs(site: Site, ledger: Mongo) -> None:
     told = json.loads(ended.stdout)
     assert (told["ok"], told["verified"], told["entries"], told["defects"]) == (True, True, entries, [])
     assert told["sealed_entries"] == entries
+    assert told["archive"].endswith("-incremental")
     assert 0 < told["rto_seconds"] < 120
     assert 0 <= told["rpo_seconds"] < 120
     (line,) = (site.target.root / "restore_drills.jsonl").read_text().splitlines()
