@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from pymongo.read_concern import ReadConcern
-
+from loyalty.infra.elections import as_of_now
 from loyalty.infra.ids import entry_number
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.problems import NotFound
@@ -32,11 +31,12 @@ class OpenLot:
 def find_with_head(db: Mongo, program: str, text: str) -> tuple[Member, Head]:
     """The member that `text` refers to and the end of its chain, in one command. NotFound if there is none.
 
-    Only what a majority has: what is shown to somebody must not be undone by the loss of a primary.
+    Only what a majority has: what is shown to somebody must not be undone by the loss of a primary. And all of it: what
+    was acknowledged before is in it.
     """
     name = members.reference(text)
-    lasting = db.with_options(read_concern=ReadConcern("majority"))
-    member = members.resolve(lasting, program, [name], stages=head_lookup()).get(name)
+    found = as_of_now(db, "ledger", lambda lasting: members.resolve(lasting, program, [name], stages=head_lookup()))
+    member = found.get(name)
     if member is None:
         raise NotFound(f"There is no member {text!r} in this program.")
     return member, head_of(member.number, member.found)

@@ -12,6 +12,7 @@ from pymongo.errors import DuplicateKeyError
 
 from loyalty.infra.cache import TtlCache
 from loyalty.infra.clock import Clock
+from loyalty.infra.elections import as_of_now
 from loyalty.infra.http.problems import PreconditionFailed, PreconditionRequired
 from loyalty.infra.money import MoneyError, to_minor
 from loyalty.infra.mongo import Document, Mongo
@@ -449,7 +450,8 @@ def _place(program: Program, member: Member, head: Head, scheme: Scheme, at: dat
 
 def _find_with_head(db: Mongo, program: str, text: str) -> tuple[Member, Head]:
     name = members.reference(text)
-    member = members.resolve(db, program, [name], stages=head_lookup()).get(name)
+    found = as_of_now(db, "ledger", lambda lasting: members.resolve(lasting, program, [name], stages=head_lookup()))
+    member = found.get(name)
     if member is None:
         raise NotFound(f"There is no member {text!r} in this program.")
     return member, head_of(member.number, member.found)

@@ -1,7 +1,8 @@
-"""A primary that nobody follows: until it notices, it takes writes that will never have been.
+"""What primaries show that do not know the state of things: one that nobody follows, and one that was just elected.
 
-Nothing that only such a primary has may be told to anybody: not as done, not as a balance, not as the reason of a
-refusal.
+Until the first notices, it takes writes that will never have been; nothing that only it has may be told to anybody: not
+as done, not as a balance, not as the reason of a refusal. The second shows less than was acknowledged, until it knows
+what a majority has.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pymongo import MongoClient
 from pymongo.errors import PyMongoError
+from pymongo.monitoring import CommandFailedEvent, CommandListener, CommandStartedEvent, CommandSucceededEvent
 
 from loyalty.infra.clock import system_clock
-from loyalty.infra.mongo import Mongo, connect
+from loyalty.infra.elections import as_of_now
+from loyalty.infra.mongo import Document, Mongo, connect
 from loyalty.ledger.append import Operation, append, append_together
 from loyalty.ledger.entry import Draft, business_key, request_digest
 from loyalty.ledger.movements import credit, debit
@@ -129,3 +133,53 @@ def test_nobody_is_told_what_may_yet_be_undone(mongods: ReplicaSet, db: Mongo) -
     assert refused is None, "an operation was refused for want of points that were not spent"
     assert refused_together is None, "a transfer was refused for want of points that were not spent"
     assert shown in (10, None), "points were missing that were not spent"
+
+
+class Reads(CommandListener):
+    """The read concerns of the reads that a client sent, in order."""
+
+    def __init__(self) -> None:
+        self.concerns: list[str] = []
+
+    def started(self, event: CommandStartedEvent) -> None:
+        if event.command_name in ("find", "aggregate"):
+            self.concerns.append(event.command.get("readConcern", {}).get("level", "local"))
+
+    def succeeded(self, event: CommandSucceededEvent) -> None:
+        """Nothing to add."""
+
+    def failed(self, event: CommandFailedEvent) -> None:
+        """Nothing to add."""
+
+
+def test_the_first_balance_after_an_election_waits_until_the_primary_knows(mongods: ReplicaSet, db: Mongo) -> None:
+    reads = Reads()
+    client: MongoClient[Document] = MongoClient(mongods.uri, tz_aware=True, event_listeners=[reads])
+    with client:
+
+        def asked() -> list[str]:
+            reads.concerns.clear()
+            points.find_with_head(client[db.name], PROGRAM, "ext:1")
+            return reads.concerns[:]
+
+        asked()
+        assert asked() == ["majority"]
+        mongods.step_down()
+        mongods.primary()
+        assert asked()[-2:] == ["linearizable", "majority"]
+        assert asked() == ["majority"]
+
+
+def test_a_read_that_meets_an_election_is_done_again(mongods: ReplicaSet, db: Mongo) -> None:
+    primaries: list[Any] = []
+
+    def read(lasting: Mongo) -> None:
+        if not primaries:
+            mongods.step_down()
+            mongods.primary()
+        lasting.ledger.find_one()
+        primaries.append(lasting.client.address)
+
+    as_of_now(db, "ledger", read)
+    assert len(primaries) == 2
+    assert primaries[0] == primaries[1]
