@@ -82,11 +82,26 @@ class Disks:
             yield f"server {_server(mount.source)}"
         elif mount.type == "zfs":
             yield f"pool {mount.source.partition('/')[0]}"
-        elif (source := Path(mount.source)).is_absolute() and source.is_block_device():  # btrfs
-            behind = os.stat(source).st_rdev
-            yield from self.of_device(f"{os.major(behind)}:{os.minor(behind)}", seen)
+        elif behind := self._number_of(mount.source):  # btrfs
+            yield from self.of_device(behind, seen)
         else:
             yield f"{mount.type} {number}"
+
+    def _number_of(self, source: str) -> str | None:
+        """MAJOR:MINOR of the block device that a mount names; None when it names none.
+
+        By the names that the kernel knows: a sandboxed unit has no such files in its /dev.
+        """
+        if not source.startswith("/dev/"):
+            return None
+        devices = self._sys / "class" / "block"
+        name = Path(source).name
+        if (devices / name).exists():
+            return (devices / name / "dev").read_text().strip()
+        for mapped in devices.glob("dm-*/dm/name"):
+            if mapped.read_text().strip() == name:
+                return (mapped.parents[1] / "dev").read_text().strip()
+        return None
 
     def of_device(self, number: str, seen: frozenset[str] = frozenset()) -> Iterator[str]:
         """The disks under the block device MAJOR:MINOR: itself, or those that it is made of."""

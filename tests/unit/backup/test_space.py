@@ -23,6 +23,7 @@ class System:
     def __init__(self, root: Path) -> None:
         self.root = root
         (root / "dev" / "block").mkdir(parents=True)
+        (root / "class" / "block").mkdir(parents=True)
 
     def device(self, path: str, number: str, *, slaves: tuple[str, ...] = ()) -> None:
         """A block device, a partition if its name stands below another; made of `slaves`, paths of others."""
@@ -32,6 +33,7 @@ class System:
         if "/" in path:
             (folder / "partition").write_text("1\n")
         (self.root / "dev" / "block" / number).symlink_to(folder)
+        (self.root / "class" / "block" / Path(path).name).symlink_to(folder)
         for slave in slaves:
             (folder / "slaves" / Path(slave).name).symlink_to(self.root / "devices" / slave)
 
@@ -74,6 +76,22 @@ def test_a_share_counts_as_its_server(tmp_path: Path, kind: str, source: str, ex
     folder = Path("/dev/shm")
     number = f"0:{folder.stat().st_dev & 0xFF}"
     assert Disks(mountinfo=f"36 25 {number} / /mnt rw - {kind} {source} rw\n").under(folder) == {expected}
+
+
+@pytest.mark.parametrize(("source", "disk"), [("/dev/sda2", "sda"), ("/dev/mapper/pool-home", "sdb")])
+def test_a_file_system_with_numbers_of_its_own_leads_to_its_disk(tmp_path: Path, source: str, disk: str) -> None:
+    """As btrfs has one for each subvolume. No file of /dev is looked at: a sandboxed unit has none."""
+    system = System(tmp_path)
+    system.device("sda", "8:0")
+    system.device("sda/sda2", "8:2")
+    system.device("sdb", "8:16")
+    system.device("dm-0", "253:0", slaves=("sdb",))
+    (tmp_path / "devices" / "dm-0" / "dm").mkdir()
+    (tmp_path / "devices" / "dm-0" / "dm" / "name").write_text("pool-home\n")
+    folder = Path("/dev/shm")
+    number = f"0:{folder.stat().st_dev & 0xFF}"
+    mountinfo = f"36 25 {number} /@home /home rw - btrfs {source} rw\n"
+    assert Disks(sys=tmp_path, mountinfo=mountinfo).under(folder) == {disk}
 
 
 def test_blanks_in_a_mount_point() -> None:
