@@ -176,10 +176,11 @@ class _Archiving:
         if self._standing.top < anchor.at:
             if self._standing.role == "secondary":
                 raise Behind(f"{self._standing.member.address} has not yet what was archived last.", "Wait for it.")
-            raise Diverged(
-                f"The replica set ends at {self._standing.top.instant:%F %T} UTC, before what was archived last "
-                f"({anchor.at.instant:%F %T} UTC).",
-                _FULL,
+            # No full yet: slices that follow it could not be told from those of the other history by their times.
+            raise BackupError(
+                f"The replica set is at {self._standing.top.instant:%F %T} UTC, before what was archived last "
+                f"({anchor.at.instant:%F %T} UTC): an earlier state was restored, or a clock was set back.",
+                "Check the clocks. When that moment has passed, the log begins anew with a full by itself.",
             )
         entry = entry_at(self._client, anchor.at)
         if entry is None:

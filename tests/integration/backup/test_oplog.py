@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from pymongo import MongoClient
 
 from loyalty.backup import physical
+from loyalty.backup.errors import BackupError
 from loyalty.backup.following import archive_what_is_new
 from loyalty.backup.manifest import (
     Archive,
@@ -205,14 +206,17 @@ def test_rule_1_an_entry_that_the_history_does_not_have_is_a_divergence(begun: S
         archive_log(begun.settings, begun.target)
 
 
-def test_rule_1_a_set_that_ends_before_what_was_archived_has_another_history(begun: Site, lone_member: Mongod) -> None:
+def test_a_set_whose_time_is_before_what_was_archived_is_waited_for(begun: Site, lone_member: Mongod) -> None:
+    """An earlier state was restored, or a clock set back. Fulls that are taken now would be of no use to the log."""
     write(lone_member, 1)
     archive_log(begun.settings, begun.target)
     (piece,) = read_catalogue(begun.target).slices
     later = ClusterTime(piece.to.t + 3600, 1)
     write_manifest(begun.target, replace(piece, id=f"{piece.to.hex}-{later.hex}", from_=piece.to, to=later))
-    with pytest.raises(Diverged, match="before what was archived last"):
-        archive_log(begun.settings, begun.target)
+    with pytest.raises(BackupError, match="before what was archived last"):
+        archive_what_is_new(begun.settings, begun.target)
+    assert len(read_catalogue(begun.target).physical) == 1
+    assert "Check the clocks" in alarms(begun.target)["log"]
 
 
 def test_rule_1_a_missing_slice_is_seen_and_taken_again_while_the_log_has_it(begun: Site, lone_member: Mongod) -> None:
