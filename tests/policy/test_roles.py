@@ -131,3 +131,9 @@ def test_facts_are_read_from_ansible_facts(path: Path) -> None:
         r"\bansible_(distribution|os_family|hostname|fqdn|processor|memtotal|default_ipv4|architecture|virtualization)\w*"
     )
     assert not injected.findall(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("role", ROLES, ids=role_name)
+def test_no_role_depends_on_which_playbook_uses_it(role: Path) -> None:
+    """`playbook_dir` is another folder in an imported playbook; `role_path` is always the same."""
+    assert not [str(path) for path in role.rglob("*.yml") if "playbook_dir" in path.read_text(encoding="utf-8")]
