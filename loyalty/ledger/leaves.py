@@ -3,7 +3,7 @@
 A seal names entries of many members. To look each of them up again costs more than checking them, and on a ledger that
 is larger than the memory it is a search of the whole disk. So number and hash of each entry go to files, 40 bytes an
 entry, and are mapped when the seals' turn comes: memory does not grow with the ledger. The files only save time. What
-is not in them is looked up in the ledger.
+is not in them, be it that the disk was full, is looked up in the ledger.
 """
 
 from __future__ import annotations
@@ -47,13 +47,17 @@ class Leaves:
                     write()
 
         def write() -> None:
-            with open(f"{beginning}.numbers", "ab") as file:
-                numbers.tofile(file)
-            with open(f"{beginning}.hashes", "ab") as file:
-                file.write(b"".join(hashes))
+            try:
+                with open(paths[0], "ab") as file:
+                    file.write(numbers.tobytes())
+                with open(paths[1], "ab") as file:
+                    file.write(b"".join(hashes))
+            except OSError:  # no room is left; half of a batch would put every later hash beside another number
+                for path in paths:
+                    path.unlink(missing_ok=True)
             del numbers[:], hashes[:]
 
-        beginning = self.folder / f"{os.getpid()}"
+        paths = [self.folder / f"{os.getpid()}.{column}" for column in ("numbers", "hashes")]
         yield keep
         write()
 

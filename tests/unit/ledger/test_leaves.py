@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 from pathlib import Path
 
 from hypothesis import given
@@ -59,6 +60,20 @@ def test_an_end_that_is_still_being_written_is_not_read(tmp_path: Path) -> None:
     (hashes,) = tmp_path.glob("*.hashes")
     hashes.write_bytes(hashes.read_bytes()[:-1])
     assert leaves.read().hashes_of([1, 2, 3]) == [hash_of(1), hash_of(2), None]
+
+
+def test_no_hash_is_beside_another_number_where_the_disk_was_full(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # of a batch too many, a part is written
+    try:
+        keep(Leaves(tmp_path), list(range(4500)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    keep(Leaves(tmp_path), list(range(4500, 9000)))
+    found = Leaves(tmp_path).read().hashes_of(range(9000))
+    assert None in found
+    assert found[4500:] == [hash_of(number) for number in range(4500, 9000)]
+    assert all(digest in (None, hash_of(number)) for number, digest in enumerate(found))
 
 
 def test_nothing_is_left_behind() -> None:
