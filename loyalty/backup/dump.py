@@ -52,7 +52,7 @@ COLLECTIONS: Final = "collections"
 
 _SERVERS_OWN: Final = frozenset({"admin", "config", "local"})
 _USERS: Final = ("system.users", "system.roles")
-_BATCH: Final = 8 << 20
+_BATCH: Final = 2 << 20
 _TOO_OLD: Final = 239  # the server's error codes
 _CHANGED: Final = 246  # a collection was made, dropped or changed since that moment
 _ATTEMPTS: Final = 3

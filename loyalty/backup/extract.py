@@ -29,7 +29,7 @@ from loyalty.backup.settings import Settings
 from loyalty.infra.ids import member_number
 from loyalty.ledger.entry import SEQUENCE_BITS
 
-_BATCH: Final = 8 << 20
+_BATCH: Final = 2 << 20
 
 
 class Part(NamedTuple):

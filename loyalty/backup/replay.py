@@ -36,7 +36,7 @@ _PROOF: Final = "loyalty_restore"
 """The database of the collection that proves how far a recovery came. Gone in the end."""
 
 _BEGUN: Final = "recovery-begun"
-_BATCH: Final = 8 << 20
+_BATCH: Final = 2 << 20
 _TRUNCATE_AFTER: Final = "replset.oplogTruncateAfterPoint"
 _MEMBERSHIP: Final = (_TRUNCATE_AFTER, "system.replset", "replset.election", "replset.minvalid")
 

@@ -13,6 +13,7 @@ slice of the log cannot be replaced: no moment after it is reachable from an arc
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -94,7 +95,9 @@ def restore(
     Unreachable when the moment is in no window; Damaged, RepositoryError or ReplayError when what is needed is broken;
     BackupError when the folder holds something else or has no room. Each names what is wrong and what to do.
     """
-    return _Restore(settings, to, into, progress).run()
+    into.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _alone_in(into):
+        return _Restore(settings, to, into, progress).run()
 
 
 @contextmanager
@@ -253,7 +256,6 @@ class _Restore:
         try:
             notes = msgspec.json.decode(path.read_bytes(), type=_Notes)
         except FileNotFoundError:
-            self._into.mkdir(mode=0o700, parents=True, exist_ok=True)
             if any(self._into.iterdir()):
                 raise BackupError(f"{self._into} is not empty.", "Name another folder, or remove it.") from None
             notes = _Notes(self._settings.site, asked)
@@ -314,6 +316,20 @@ def _require_release(mongod: Path, archive: Archive) -> None:
             f"{mongod} is {found[1]}; the archive is of a {archive.server_version}.",
             f"Install MongoDB {'.'.join(archive.server_version.split('.')[:2])} on this host.",
         )
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else may work there at the same time. The kernel lets go when we die."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackupError(f"Another run restores into {folder}.", "Wait until it has ended.") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import resource
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -28,8 +26,6 @@ from pymongo.write_concern import WriteConcern
 from loyalty.backup.manifest import ClusterTime
 from loyalty.backup.oplog import archive_log
 from loyalty.backup.physical import full
-from loyalty.backup.restore import restore
-from loyalty.backup.settings import load_settings
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.ledger.append import Operation, append
@@ -39,12 +35,24 @@ from loyalty.ledger.state import State
 from loyalty.migrations import migrate
 from tests.chains import make
 from tests.integration.backup.conftest import Site
-from tests.servers import Mongod
+from tests.servers import REPOSITORY, Mongod
 
 RESTORE = 0.5
 """Wanted of insert_many's documents a second."""
 REPLAY = 3.0
 """Wanted of the writers' entries a second."""
+
+MEMORY = 200
+"""Megabytes that the program may take, whatever the size. mongod's own are apart."""
+
+_RESTORE = """
+import json, resource, sys
+from pathlib import Path
+from loyalty.backup.manifest import ClusterTime
+_, settings, to, into = sys.argv
+done = restore(load_settings(Path(settings)), ClusterTime.from_hex(to) if to else None, Path(into))
+print(json.dumps([done.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]))
+"""
 
 _LENGTH = 40
 _WRITERS = 4
@@ -65,7 +73,12 @@ def main() -> None:
             server.stop()
     json.dump(figures, sys.stdout, indent=2)
     print()
-    sys.exit(figures["restore_to_insert_many"] < RESTORE or figures["replay_to_writers"] < REPLAY)
+    missed = (
+        figures["restore_to_insert_many"] < RESTORE,
+        figures["replay_to_writers"] < REPLAY,
+        figures["memory_megabytes"] > MEMORY,
+    )
+    sys.exit(any(missed))
 
 
 def _measure(server: Mongod, directory: Path, entries: int, log_seconds: float) -> dict[str, Any]:
@@ -103,14 +116,11 @@ def _measure(server: Mongod, directory: Path, entries: int, log_seconds: float) 
 
 
 def _restore(site: Site, to: ClusterTime | None, into: Path) -> tuple[dict[str, float], int]:
-    """Seconds of each step, and the most memory (MB), of a restore in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(_restore_here, site.path, to, into).result()
-
-
-def _restore_here(settings: Path, to: ClusterTime | None, into: Path) -> tuple[dict[str, float], int]:
-    seconds = restore(load_settings(settings), to, into).seconds
-    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    """Seconds of each step, and the most memory (MB), of a restore in a process that does nothing else."""
+    command = [sys.executable, "-c", _RESTORE, str(site.path), to.hex if to else "", str(into)]
+    told = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE).stdout
+    seconds, memory = json.loads(told)
+    return seconds, memory
 
 
 def _insert(db: Mongo, entries: int) -> tuple[int, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -157,6 +158,15 @@ def test_a_folder_that_holds_something_else_is_left_alone(archived: Settings, hi
     (into / "restore.json").write_text('{"site": "bakery", "asked": "latest"}')
     with pytest.raises(BackupError, match="holds another restore"):
         restore(archived, history.to, into)
+
+
+def test_two_do_not_restore_into_one_folder(archived: Settings, into: Path) -> None:
+    into.mkdir()
+    other = os.open(into, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(BackupError, match="Another run restores into"):
+        restore(archived, None, into)
+    os.close(other)
 
 
 def test_a_mongod_of_another_release_is_refused(archived: Settings, into: Path, tmp_path: Path) -> None:
