@@ -105,5 +105,8 @@ def kept_leaves() -> Iterator[Leaves]:
 
 
 def _mapped(path: Path) -> memoryview:
-    with open(path, "rb") as file:
-        return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ) if os.fstat(file.fileno()).st_size else b"")
+    try:
+        with open(path, "rb") as file:
+            return memoryview(mmap(file.fileno(), 0, access=ACCESS_READ) if os.fstat(file.fileno()).st_size else b"")
+    except FileNotFoundError:  # another process has only begun, or had no room
+        return _NO_HASHES
