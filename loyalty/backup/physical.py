@@ -104,14 +104,12 @@ def _take(settings: Settings, target: Target, chain: Chain | None, progress: Pro
 @contextmanager
 def _copy(settings: Settings, favourite: str | None, progress: Progress) -> Iterator[tuple[Standing, Copy]]:
     """A copy of the first member that sends one. SourceError with what each said when none does."""
-    limits = settings.limits
+    most_lag_s = settings.limits.most_lag_seconds
     reasons = []
     with ExitStack() as stack:
-        for standing in in_order(standings(settings), most_lag_s=limits.most_lag_seconds, favourite=favourite):
-            longest = limits.primary_lock_seconds if standing.role == "primary" else limits.secondary_lock_seconds
-            opened = physical(settings, standing.member, lock_seconds=longest, progress=progress)
+        for standing in in_order(standings(settings), most_lag_s=most_lag_s, favourite=favourite):
             try:
-                copy = stack.enter_context(opened)
+                copy = stack.enter_context(physical(settings, standing.member, progress=progress))
             except SourceError as error:
                 reasons.append(error.problem)
                 continue

@@ -56,11 +56,12 @@ class Copy(NamedTuple):
 
 
 @contextmanager
-def physical(settings: Settings, member: Member, *, lock_seconds: float, progress: Progress) -> Iterator[Copy]:
+def physical(settings: Settings, member: Member, *, progress: Progress) -> Iterator[Copy]:
     """Have the member send a copy of its data folder. SourceError at once when it does not begin."""
     request = {
         "do": "physical",
-        "lock_seconds_max": lock_seconds,
+        "primary_lock_seconds_max": settings.limits.primary_lock_seconds,
+        "secondary_lock_seconds_max": settings.limits.secondary_lock_seconds,
         "megabytes_per_second": settings.limits.megabytes_per_second,
         "database": settings.database.name,
     }

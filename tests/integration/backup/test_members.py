@@ -21,6 +21,7 @@ from loyalty.backup.oplog import Diverged, archive_log
 from loyalty.backup.settings import Settings
 from loyalty.backup.source import Facts
 from tests.integration.backup.conftest import Site
+from tests.integration.backup.test_source import first_line, is_locked, start_guard
 from tests.servers import Member, ReplicaSet, wait_until
 
 
@@ -132,6 +133,32 @@ def test_rule_6_a_hidden_member_comes_first_and_can_be_read(site: Site, replica_
         assert archived(site, "hidden") == [1]
     finally:
         reconfigure(replica_set, hidden, hidden=False, priority=1)
+
+
+def test_a_locked_secondary_is_unlocked_when_the_set_loses_its_primary(
+    site: Site, replica_set: ReplicaSet, tmp_path: Path
+) -> None:
+    """A locked member cannot vote: without this, nobody could be elected until the copy is made."""
+    locked, other = replica_set.secondaries()
+    primary = replica_set.primary()
+    reconfigure(replica_set, other, priority=0)
+    guard = start_guard(locked, tmp_path, 300)
+    try:
+        assert first_line(guard)
+        assert is_locked(locked)
+        primary.kill()
+        wait_until(
+            lambda: bool(locked.hello().get("isWritablePrimary")), timeout_s=60, failure=lambda: "nobody can be primary"
+        )
+        assert not is_locked(locked)
+        assert "lost its primary" in guard.communicate()[0]
+    finally:
+        guard.kill()
+        guard.communicate()
+        if not primary.is_running:
+            primary.start()
+        replica_set.wait_until_whole()
+        reconfigure(replica_set, other, priority=1)
 
 
 def test_a_failover_during_a_full_costs_nothing_of_it(site: Site, replica_set: ReplicaSet) -> None:

@@ -22,7 +22,7 @@ from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
 
 from tests.integration.backup.conftest import SOURCE, source_command
-from tests.servers import Mongod, wait_until
+from tests.servers import Member, Mongod, wait_until
 
 GUARDING = """
 import os, sys, time
@@ -34,7 +34,8 @@ loader = SourceFileLoader("source", sys.argv[1])
 source = module_from_spec(spec_from_loader("source", loader))
 loader.exec_module(source)
 member = source.Member("127.0.0.1", int(sys.argv[2]), None, None, None)
-guardian = source.Guardian(member, Path(sys.argv[3]), float(sys.argv[4]))
+longest_s = float(sys.argv[4])
+guardian = source.Guardian(member, Path(sys.argv[3]), {"primary": longest_s, "secondary": longest_s})
 guardian.lock()
 print(guardian.pid, flush=True)
 sys.stdin.read()
@@ -59,9 +60,8 @@ def ask(member: Mongod, **request: object) -> subprocess.CompletedProcess[bytes]
         return subprocess.CompletedProcess(process.args, code, sent, errors.read())
 
 
-def is_locked(member: Mongod) -> bool:
-    with member.connect() as client:
-        return bool(client.admin.command("currentOp").get("fsyncLock"))
+def is_locked(member: Member) -> bool:
+    return bool(member.ask("currentOp", timeout_s=5).get("fsyncLock"))
 
 
 def unlocked_within(member: Mongod, seconds: float) -> float:
@@ -81,7 +81,7 @@ def guard(lone_member: Mongod, tmp_path: Path) -> Iterator[subprocess.Popen[str]
         process.communicate()
 
 
-def start_guard(member: Mongod, folder: Path, longest_s: float) -> subprocess.Popen[str]:
+def start_guard(member: Member, folder: Path, longest_s: float) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", GUARDING, str(SOURCE), str(member.port), str(folder / "locked"), str(longest_s)],
         stdin=subprocess.PIPE,
@@ -108,7 +108,7 @@ def test_a_copy_says_first_what_it_is_and_then_sends_exactly_that(lone_member: M
     with lone_member.connect() as client:
         client.shop.items.insert_many([{"n": number} for number in range(500)])
         client.loyalty.seals.insert_one({"_id": 7, "hash": b"\xab" * 32})
-        done = ask(lone_member, do="physical", lock_seconds_max=20)
+        done = ask(lone_member, do="physical", primary_lock_seconds_max=20)
         assert done.returncode == 0, done.stderr
         log = client.get_database("local", codec_options=CodecOptions(RawBSONDocument))["oplog.rs"]
         top: Any = next(log.find(sort=[("$natural", -1)], limit=1))
@@ -149,19 +149,20 @@ def test_writers_wait_only_while_the_member_is_locked(lone_member: Mongod) -> No
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        done = ask(lone_member, do="physical", lock_seconds_max=20)
+        done = ask(lone_member, do="physical", primary_lock_seconds_max=20)
     finally:
         over.set()
         writer.join()
     assert done.returncode == 0, done.stderr
     facts = json.loads(done.stdout[512 : done.stdout.index(b"}\x00") + 1])
-    assert len(waits) > 100
+    assert len(waits) > 20
     assert max(waits) < facts["locked_s"] + 1
 
 
 @pytest.mark.parametrize(
     "request_",
-    [{"do": "rm"}, {}, {"do": "physical", "lock_seconds_max": 0}, {"do": "physical", "lock_seconds_max": 1e9},
+    [{"do": "rm"}, {},
+     {"do": "physical", "primary_lock_seconds_max": 0}, {"do": "physical", "secondary_lock_seconds_max": 1e9},
      {"do": "physical", "database": "../x"}, {"do": "physical", "megabytes_per_second": -1}],
 )  # fmt: skip
 def test_a_request_that_is_not_understood_is_refused_in_words(lone_member: Mongod, request_: dict[str, Any]) -> None:
@@ -173,7 +174,7 @@ def test_a_request_that_is_not_understood_is_refused_in_words(lone_member: Mongo
 
 def test_a_stream_is_not_sent_faster_than_asked(lone_member: Mongod) -> None:
     began = time.monotonic()
-    done = ask(lone_member, do="physical", lock_seconds_max=20, megabytes_per_second=len_of(lone_member) / 2e6)
+    done = ask(lone_member, do="physical", primary_lock_seconds_max=20, megabytes_per_second=len_of(lone_member) / 2e6)
     assert done.returncode == 0
     assert time.monotonic() - began > 2
 
@@ -195,7 +196,7 @@ def test_a_copy_ends_when_nobody_waits_for_it_any_more(lone_member: Mongod) -> N
     process = subprocess.Popen(source_command(lone_member), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps({"do": "physical", "lock_seconds_max": 20}).encode() + b"\n")
+    process.stdin.write(json.dumps({"do": "physical", "primary_lock_seconds_max": 20}).encode() + b"\n")
     process.stdin.flush()
     assert process.stdout.read(1)  # it sends, and waits for us to read
     process.stdin.close()
@@ -217,7 +218,7 @@ def test_a_lock_ends_when_its_time_is_over(lone_member: Mongod, tmp_path: Path) 
     assert first_line(guard)
     assert is_locked(lone_member)
     unlocked_within(lone_member, 5)
-    assert "within the 1 s" in guard.communicate()[0]
+    assert "a primary may be locked" in guard.communicate()[0]
     assert not (tmp_path / "locked").exists()
 
 
@@ -233,7 +234,7 @@ def test_the_lock_of_a_run_that_died_with_its_guardian_is_cleared_by_the_next(lo
     assert is_locked(lone_member)
     (staging / "copy").mkdir()
     (staging / "copy" / "leftover").write_bytes(b"x")
-    done = ask(lone_member, do="physical", lock_seconds_max=20)
+    done = ask(lone_member, do="physical", primary_lock_seconds_max=20)
     assert done.returncode == 0, done.stderr
     assert b"leftover" not in done.stdout
     assert not is_locked(lone_member)
@@ -245,7 +246,7 @@ def test_only_one_run_copies_a_member_at_a_time(lone_member: Mongod) -> None:
     )
     assert first.stdin is not None
     assert first.stdout is not None
-    first.stdin.write(json.dumps({"do": "physical", "lock_seconds_max": 20}).encode() + b"\n")
+    first.stdin.write(json.dumps({"do": "physical", "primary_lock_seconds_max": 20}).encode() + b"\n")
     first.stdin.flush()
     assert first.stdout.read(1)  # it sends, and waits for us to read
     assert b"Another run" in ask(lone_member, do="physical").stderr
