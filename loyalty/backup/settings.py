@@ -126,8 +126,10 @@ class Ssh(_Section):
 class Limits(_Section):
     """What a backup may cost the servers."""
 
-    primary_lock_seconds: float = Field(3, gt=0, le=30, description="Longest lock of a primary: writers wait for it.")
-    secondary_lock_seconds: float = Field(1800, gt=0, le=7200, description="Longest lock of a secondary.")
+    primary_lock_seconds: float = Field(3, gt=0, le=30, description="Longest lock of a member that writers wait for.")
+    secondary_lock_seconds: float = Field(
+        1800, gt=0, le=7200, description="Longest lock of a secondary that the others can do without."
+    )
     megabytes_per_second: float = Field(0, ge=0, description="Most that a member sends in a second; 0: no limit.")
     most_lag_seconds: float = Field(60, gt=0, description="A secondary that is further behind is not copied.")
 

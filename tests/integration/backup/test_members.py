@@ -161,6 +161,25 @@ def test_a_locked_secondary_is_unlocked_when_the_set_loses_its_primary(
         reconfigure(replica_set, other, priority=1)
 
 
+def test_a_secondary_that_writers_wait_for_is_locked_no_longer_than_a_primary(
+    site: Site, replica_set: ReplicaSet, tmp_path: Path
+) -> None:
+    """Of three members one is away: without the other secondary nothing is acknowledged by a majority."""
+    locked, away = replica_set.secondaries()
+    guard = start_guard(locked, tmp_path, 300, primary_s=1)
+    try:
+        assert first_line(guard)
+        away.kill()
+        with connect(replica_set) as client:
+            client.shop.waiting.insert_one({})
+        assert not is_locked(locked)
+        assert "within the 1 s" in guard.communicate()[0]
+    finally:
+        guard.kill()
+        guard.communicate()
+        away.start()
+
+
 def test_a_failover_during_a_full_costs_nothing_of_it(site: Site, replica_set: ReplicaSet) -> None:
     with Writer(replica_set, "full") as writer:
         begun = threading.Event()
