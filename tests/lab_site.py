@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from loyalty.ops.errors import Failure
 from loyalty.ops.info import access, read_vault
 from loyalty.ops.lab import Lab
+
+_ASK = """
+import json, pymongo
+client = pymongo.MongoClient({options})
+db = client.loyalty
+try:
+    print(json.dumps({expression}, default=str))
+except pymongo.errors.PyMongoError:
+    print("null")
+"""
 
 
 class LabSite:
@@ -51,6 +63,21 @@ class LabSite:
             line = " ".join(command)[:120]
             raise Failure(f"On {host}, `{line}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+    def ask(self, host: str, expression: str, *, port: int = 27017, tls: bool = True) -> Any:
+        """What the mongod of a server answers its administrator: `ask("db1", "client.admin.command('hello')")`.
+
+        None when it does not answer.
+        """
+        options: dict[str, Any] = {"host": "localhost", "port": port, "directConnection": True}
+        options |= {"username": "admin", "password": self.secret("vault_mongodb_admin_password")}
+        options |= {"serverSelectionTimeoutMS": 5000}
+        if tls:
+            options |= {"tls": True, "tlsCAFile": "/etc/loyalty/tls/ca.crt"}
+        program = _ASK.format(options=f"**{options!r}", expression=expression)
+        # By standard input: a secret has no place among arguments.
+        command = ["/opt/loyalty/ops-venv/bin/python", "-"]
+        return json.loads(self.run_on(host, command, input_text=program))
 
 
 def new_program(client: httpx.Client, prefix: str) -> str:

@@ -25,6 +25,8 @@ class Writers:
     pause_seconds: float = 0.1
     """What a client waits between two sales: the servers shall be in use, not at their limit."""
     acknowledged: list[str] = field(default_factory=list)
+    acknowledged_at: list[float] = field(default_factory=list)
+    """When each of them was, in seconds since 1970."""
     failures: list[str] = field(default_factory=list)
     longest_gap_seconds: float = 0.0
     """Longest time between two acknowledged writes, whoever made them."""
@@ -37,15 +39,16 @@ class Writers:
         self._last = 0.0
 
     @contextmanager
-    def writing(self) -> Iterator[Writers]:
-        """Write until the block ends; the first write is acknowledged before it begins."""
+    def writing(self, *, to_the_end: bool = True) -> Iterator[Writers]:
+        """Write until the block ends; a first write is acknowledged before it, and with `to_the_end` one after it."""
         threads = [threading.Thread(target=self._write, daemon=True) for _ in range(self.clients)]
         for thread in threads:
             thread.start()
         try:
             self.wait_for_more()
             yield self
-            self.wait_for_more()
+            if to_the_end:
+                self.wait_for_more()
         finally:
             self._end.set()
             for thread in threads:
@@ -58,15 +61,23 @@ class Writers:
             assert time.monotonic() < deadline, f"no write was acknowledged in {timeout_s} s: {self.failures[-3:]}"
             time.sleep(0.02)  # a poll: the writers are threads that go on
 
-    def applied(self) -> int:
-        """How many of the acknowledged sales the site knows: each is sent again, and must be a repetition."""
+    def applied(self, *, until: float = float("inf")) -> int:
+        """How many of the sales that were acknowledged by then the site knows.
+
+        Each is sent again, and must be a repetition.
+        """
         known = 0
+        told = self.told(until)
         with self.site.client(self.key) as client:
-            for start in range(0, len(self.acknowledged), 1000):
-                again = [self._sale(id) for id in self.acknowledged[start : start + 1000]]
+            for start in range(0, len(told), 1000):
+                again = [self.sale(id) for id in told[start : start + 1000]]
                 answer = client.post("/v1/events/batch", json=again).raise_for_status()
                 known += answer.json()["summary"]["replayed"]
         return known
+
+    def told(self, until: float) -> list[str]:
+        """The sales that were acknowledged by then (seconds since 1970)."""
+        return [id for id, at in zip(self.acknowledged, self.acknowledged_at, strict=True) if at <= until]
 
     def _write(self) -> None:
         with self.site.client(self.key, timeout_s=15) as client:
@@ -74,7 +85,7 @@ class Writers:
                 with self._lock:
                     id = f"{self._run}-{next(self._numbers)}"
                 try:
-                    answer = client.post("/v1/events", json=self._sale(id))
+                    answer = client.post("/v1/events", json=self.sale(id))
                     failure = "" if answer.is_success else f"{answer.status_code} {answer.text[:200]}"
                 except httpx.TransportError as error:
                     failure = repr(error)
@@ -86,8 +97,10 @@ class Writers:
                     self.longest_gap_seconds = max(self.longest_gap_seconds, now - (self._last or now))
                     self._last = now
                     self.acknowledged.append(id)
+                    self.acknowledged_at.append(time.time())
 
-    def _sale(self, id: str) -> dict[str, object]:
+    def sale(self, id: str) -> dict[str, object]:
+        """A sale as it is sent."""
         member = f"{self._run}-{int(id.rpartition('-')[2]) % 50}"
         sale = {"source": "till", "id": id, "type": "purchase", "member": {"external_id": member}}
         return {**sale, "amount": "1.00", "currency": "USD"}

@@ -101,6 +101,8 @@ class Scratch:
             *("setpriv", "--pdeathsig", "KILL"),
             *(str(self.program), "--dbpath", str(self.data), "--logpath", str(self.log), "--logappend"),
             *("--bind_ip", "127.0.0.1", "--port", str(port), "--nounixsocket"),
+            # Nothing here runs scripts; without an engine for them it starts where memory cannot be made executable.
+            "--noscripting",
             *("--keyFile", str(key), "--wiredTigerCacheSizeGB", f"{self.cache_gb:.2f}"),
             *arguments,
         ]

@@ -14,6 +14,7 @@ import click
 
 from loyalty import __version__
 from loyalty.ops import host
+from loyalty.ops.backup_cli import backup, drill, restore
 from loyalty.ops.console import Step, Steps, err, out, show_error
 from loyalty.ops.deploy_cli import deploy, history, releases, rollback, unlock, upgrade
 from loyalty.ops.errors import Failure, Refusal
@@ -52,6 +53,9 @@ def cli() -> None:
       ./appliance rollback --site NAME         back to the release before; `releases` lists them
       ./appliance upgrade --site NAME          packages of the operating system, server by server
       ./appliance history --site NAME          who did what, when, and how it ended
+      ./appliance backup --site NAME           take backups now; timers take them all the time
+      ./appliance restore --to INSTANT ...     the database back to any second, beside the site or into it
+      ./appliance drill restore --site NAME    prove that the backups can be restored, and how fast
     \b
     Work on it:
       ./appliance dev                          the application alone, as an ordinary user
@@ -65,7 +69,7 @@ def cli() -> None:
 cli.add_command(lab)
 cli.add_command(failover)
 cli.add_command(replica)
-for verb in (deploy, rollback, releases, history, unlock, upgrade):
+for verb in (deploy, rollback, releases, history, unlock, upgrade, backup, restore, drill):
     cli.add_command(verb)
 
 

@@ -147,7 +147,8 @@ class Site:
 
     def write_inventory(self) -> None:
         """Write the overlay: addresses and keys of the hosts, and the few variables in which a lab differs."""
-        hosts = {
+        groups = topology_groups(self.topology)
+        hosts: dict[str, dict[str, Any]] = {
             host: {
                 "ansible_host": address,
                 "ansible_user": "root",
@@ -157,9 +158,11 @@ class Site:
             }
             for host, address in sorted(self.addresses.items(), key=lambda pair: ipaddress.ip_address(pair[1]))
         }
+        for host in hosts.keys() & set(groups.get("backup", ())):
+            # Lab servers have no second disk.
+            hosts[host] |= {"backup_device": "", "backup_same_disk_enabled": True}
         if self.subnet is None:
             raise Refusal(f"The site {self.name} has no network yet.", f"./appliance lab up --site {self.name}")
-        groups = topology_groups(self.topology)
         floating = str(self.subnet[_FLOATING]) if "balancer" in groups else ""
         # Group variables have to stand in group_vars to come after the project's own group_vars.
         variables = {

@@ -90,6 +90,9 @@ SECTIONS = (
     Section("three-server", "three servers in the lab, and what clients notice while members of the set are lost", (
         Check("three-server", "molecule test --scenario-name three-server"),
     ), needs_root=True),
+    Section("restore-drill", "backups under load; the data of every member is destroyed, and comes back", (
+        Check("restore-drill", "molecule test --scenario-name restore-drill"),
+    ), needs_root=True),
     Section("two-server", "the application on one server, its database on another", (
         Check("two-server", "molecule test --scenario-name two-server"),
     ), needs_root=True, is_long=True),

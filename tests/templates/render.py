@@ -70,10 +70,14 @@ _FOUND = {
     "__app_release": "20260131T120000Z-0123456789ab",
     "__app_package": {"sha": "0123456789ab", "path": "loyalty.tar.gz"},
     "__app_source": {"directory": str(PROJECT / "loyalty"), "commit": "0" * 40, "described": "v1.0.0"},
+    "__backup_host_keys": {"box1": "AAAAC3NzaC1lZDI1NTE5AAAAIJ6N7Bdvwqm0hVYfFcDMZ0FfQXCnXb5wUqZz0jvEoKxC"},
+    "__backup_seal_public_key": "0" * 64,
+    "__backup_public": {"database": "ssh-ed25519 AAAAC3Nz database", "files": "ssh-ed25519 AAAAC3Nz files"},
+    "__backup_arrival": {"path": "/var/lib/mongodb/.arrived", "owner": "mongodb"},
     "__scheduler_active": {"release": "20260131T120000Z-0123456789ab", "fingerprint": "0" * 64},
 }
 # Roles that the one-box does without.
-_SIMPLEST = {"balancer": "ha", "storage": "ha"}
+_SIMPLEST = {"balancer": "ha", "storage": "ha", "backup": "three-server"}
 # Redis of each system, which its role asks for.
 _REDIS = {"ubuntu-22.04": "6.0.16", "debian-12": "7.0.15"}
 

@@ -6,12 +6,15 @@ import json
 import re
 import runpy
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
+from tests.servers import free_port, wait_until
 from tests.templates.render import PROJECT, SYSTEMS, TEMPLATES, render
 
 MOST_EXPOSURE = 25  # tenths
@@ -28,6 +31,8 @@ UNITS = {
     "mongodb/templates/mongod.service.j2": "mongod.service",
     "redis/templates/redis-sentinel.service.j2": "redis-sentinel.service",
     "storage/templates/loyalty-brick.service.j2": "loyalty-brick.service",
+    "backup/templates/loyalty-backup@.service.j2": "loyalty-backup@full.service",
+    "backup/templates/loyalty-backup-log.service.j2": "loyalty-backup-log.service",
 }
 DROP_INS = {
     "mongodb/templates/peers.conf.j2": "mongod.service",
@@ -224,48 +229,75 @@ def test_what_nginx_refuses_is_a_problem_document(system: str) -> None:
         assert "add_header Retry-After" in location
 
 
+def nginx_tree(folder: Path, system: str, fallback: str = "") -> Path:
+    """The configuration of nginx as it lies on a server, with a certificate of its own; the file to start it with."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += [
+        "-days",
+        "1",
+        "-subj",
+        "/CN=site",
+        "-keyout",
+        str(folder / "site.key"),
+        "-out",
+        str(folder / "site.crt"),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    own = {"nginx_certificate": str(folder / "site.crt"), "nginx_certificate_key": str(folder / "site.key")}
+    text = render("nginx/templates/nginx.conf.j2", system, **own)
+    for place in ("/run/nginx.pid", "/var/log/nginx/access.log", "/var/log/nginx/error.log"):
+        text = text.replace(place, str(folder / Path(place).name))
+    file = folder / "nginx.conf"
+    file.write_text(text.replace("user www-data;", ""), encoding="utf-8")
+    (folder / "mime.types").write_text("types {}\n", encoding="utf-8")
+    (folder / "loyalty").mkdir()
+    watched = {"__app_fallback": fallback, "__app_watch_log": str(folder / "watch.log")}
+    (folder / "loyalty" / "upstream.conf").write_text(
+        render("app/templates/upstream.conf.j2", system, **watched), encoding="utf-8"
+    )
+    return file
+
+
 @NEEDS_NGINX
 @systems
 @pytest.mark.parametrize("fallback", ["", "green"], ids=["alone", "watched"])
 def test_nginx_accepts_its_configuration(fallback: str, system: str, tmp_path: Path) -> None:
-    subprocess.run(
-        [
-            "openssl",
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "1",
-            "-subj",
-            "/CN=site",
-            "-keyout",
-            tmp_path / "site.key",
-            "-out",
-            tmp_path / "site.crt",
-        ],
-        check=True,
-        capture_output=True,
-    )
-    own = {"nginx_certificate": str(tmp_path / "site.crt"), "nginx_certificate_key": str(tmp_path / "site.key")}
-    text = render("nginx/templates/nginx.conf.j2", system, **own)
-    for place in ("/run/nginx.pid", "/var/log/nginx/access.log", "/var/log/nginx/error.log"):
-        text = text.replace(place, str(tmp_path / Path(place).name))
-    (tmp_path / "nginx.conf").write_text(text.replace("user www-data;", ""), encoding="utf-8")
-    (tmp_path / "mime.types").write_text("types {}\n", encoding="utf-8")
-    (tmp_path / "loyalty").mkdir()
-    watched = {"__app_fallback": fallback, "__app_watch_log": str(tmp_path / "watch.log")}
-    (tmp_path / "loyalty" / "upstream.conf").write_text(
-        render("app/templates/upstream.conf.j2", system, **watched), encoding="utf-8"
-    )
-    done = subprocess.run(
-        ["nginx", "-t", "-c", str(tmp_path / "nginx.conf")], capture_output=True, text=True, check=False, timeout=30
-    )
+    file = nginx_tree(tmp_path, system, fallback)
+    done = subprocess.run(["nginx", "-t", "-c", str(file)], capture_output=True, text=True, check=False, timeout=30)
     assert done.returncode == 0, done.stderr
     assert "[warn]" not in done.stderr
+
+
+@NEEDS_NGINX
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_closed_site_says_when_to_come_again(closed: bool, tmp_path: Path) -> None:
+    file = nginx_tree(tmp_path, "debian-12")
+    port = free_port()
+    text = re.sub(r"^\s*listen (80|\[::\]).*$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    file.write_text(f"daemon off;\n{text.replace('listen 443', f'listen 127.0.0.1:{port}')}", encoding="utf-8")
+    if closed:
+        shutil.copy(PROJECT / "roles/nginx/files/maintenance.conf", tmp_path / "loyalty")
+    nginx = subprocess.Popen(["nginx", "-c", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False) as client:
+            wait_until(lambda: port_is_open(port), timeout_s=10, failure=lambda: (tmp_path / "error.log").read_text())
+            for method, path in (("POST", "/v1/events"), ("GET", "/static/app.css"), ("GET", "/readyz")):
+                answer = client.request(method, path)
+                if closed:
+                    assert (answer.status_code, answer.headers["retry-after"]) == (503, "30")
+                    assert "maintenance" in answer.json()["detail"]
+                    assert answer.headers["content-type"] == "application/problem+json"
+                else:
+                    # No application is behind it, and no such file.
+                    assert answer.status_code == (404 if path.startswith("/static") else 502)
+    finally:
+        nginx.terminate()
+        nginx.wait(10)
+
+
+def port_is_open(port: int) -> bool:
+    with socket.socket() as tried:
+        return tried.connect_ex(("127.0.0.1", port)) == 0
 
 
 @systems

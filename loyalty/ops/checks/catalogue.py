@@ -23,6 +23,9 @@ class Limits:
     oplog_hours: int = 12
     clock_offset_ms: int = 500
     drill_days: int = 35
+    restore_drill_days: int = 8
+    backup_hours: int = 26
+    backup_log_minutes: int = 40
     disk_forecast_days: int = 30
 
 

@@ -28,10 +28,16 @@ def failover_drill(seen: Seen, limits: Limits) -> Iterator[Complaint]:
 
 
 def last(directory: Path) -> dict[str, Any]:
-    """The last drill of each kind, from the histories in the site's directory: one JSON object a line."""
+    """The last drill of each kind that was done from here, out of the histories in the site's directory."""
     found: dict[str, Any] = {}
     for kind, name in HISTORIES.items():
         file = directory / name
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         found[kind] = json.loads(lines[-1]) if lines else None
     return found
+
+
+def unfinished_restore(directory: Path) -> dict[str, Any] | None:
+    """The restore into the site that has begun and not ended."""
+    file = directory / "restore.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

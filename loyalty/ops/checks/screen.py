@@ -16,6 +16,7 @@ from loyalty.ops.checks.seen import (
     redis_masters,
     releases,
     replica_set,
+    restore_drill,
     states,
 )
 
@@ -82,6 +83,8 @@ def _cell(seen: Seen, name: str, host: Mapping[str, Any], service: str) -> str:
         return "runs" if lease_holder(seen) == name else "stands by" if lease_holder(seen) else "NO LEASE"
     if service == "app":
         return str(state["release"]["colour"]) if state["release"] else "NONE"
+    if service == "backup":
+        return "NONE" if "error" in state["backup"] else "ALARM" if state["backup"]["alarms"] else "ok"
     return "ok"
 
 
@@ -111,6 +114,7 @@ def numbers(seen: Seen) -> list[str]:
         ("Certificates", _certificates(seen)),
         ("Clocks", _clocks(seen)),
         ("Ledger", _ledger(seen)),
+        ("Backups", _backups(seen)),
         ("Drills", _drills(seen)),
     ]
     lines = []
@@ -204,17 +208,54 @@ def counted(members: int, entries: int, available: Mapping[str, int]) -> str:
     return " · ".join([f"{members:,} members", f"{entries:,} entries", *points])
 
 
+def _backups(seen: Seen) -> str:
+    """How old the newest of each kind is, and when the archived log ends."""
+    parts = []
+    for name, state in states(seen):
+        backup = state["backup"]
+        if not backup or "error" in backup:
+            continue
+        for kind in ("full", "incremental", "files", "dump", "verify"):
+            if kind in backup["good"]:
+                what = "verified" if kind == "verify" else kind
+                parts.append(f"{what} {_ago(seen, backup['good'][kind])}")
+        if backup["log_reaches"]:
+            parts.append(f"log until {_ago(seen, backup['log_reaches'])}")
+        parts = [f"on {name}: {' · '.join(parts) or 'none yet'}"]
+    return " · ".join(parts)
+
+
+def _ago(seen: Seen, at: str) -> str:
+    minutes = days_since(seen, at) * 1440
+    for size, unit in ((1440, "d"), (60, "h")):
+        if minutes >= 2 * size:
+            return f"{minutes / size:.0f} {unit} ago"
+    return f"{max(minutes, 0):.0f} min ago"
+
+
 def _drills(seen: Seen) -> str:
-    last = seen["drills"].get("failover")
-    if last is None:
-        return ""
-    when = days_since(seen, last["at"])
-    ago = "today" if when < 1 else f"{when:.0f} days ago"
-    return (
-        f"failover {ago}: {'passed' if last['ok'] else 'NOT PASSED'}, planned gap {last['planned_gap_seconds']:.1f} s, "
-        f"unplanned {last['unplanned_gap_seconds']:.1f} s, {last['acknowledged_lost']} of {last['acknowledged']:,} "
-        "acknowledged writes lost"
-    )
+    parts = []
+    if failover := seen["drills"].get("failover"):
+        parts.append(
+            f"failover {_days_ago(seen, failover)}: {_verdict(failover)}, planned gap "
+            f"{failover['planned_gap_seconds']:.1f} s, unplanned {failover['unplanned_gap_seconds']:.1f} s, "
+            f"{failover['acknowledged_lost']} of {failover['acknowledged']:,} acknowledged writes lost"
+        )
+    if restore := restore_drill(seen):
+        parts.append(
+            f"restore {_days_ago(seen, restore)}: {_verdict(restore)}, {restore['entries']:,} entries back in "
+            f"{restore['rto_seconds']:.0f} s, {restore['rpo_seconds']:.0f} s would have been lost"
+        )
+    return " · ".join(parts)
+
+
+def _days_ago(seen: Seen, drill: Mapping[str, Any]) -> str:
+    when = days_since(seen, drill["at"])
+    return "today" if when < 1 else f"{when:.0f} days ago"
+
+
+def _verdict(drill: Mapping[str, Any]) -> str:
+    return "passed" if drill["ok"] else "NOT PASSED"
 
 
 def explained(findings: Iterable[Finding], kind: str) -> list[str]:

@@ -14,6 +14,7 @@ outside                  rows of `look_from_outside`: {host, check, ok, found, r
 application              `loyalty status --json`, or null when there was no answer
 ledger                   `loyalty ledger verify --json`, or null where it was not asked for
 drills                   {"failover": the last, "restore": the last}, null for one that was never done
+restore                  the restore that has begun and not ended, {id, to, began, ...}, or null
 disks                    samples of free space of earlier looks: [{at, host, path, free_bytes, total_bytes}]
 """
 
@@ -84,6 +85,12 @@ def releases(seen: Seen) -> dict[str, list[str]]:
         if state["release"]:
             found.setdefault(state["release"]["release"], []).append(name)
     return found
+
+
+def restore_drill(seen: Seen) -> dict[str, Any] | None:
+    """The last restore drill: of those by hand, and those that the host which keeps the backups does by itself."""
+    known = [seen["drills"].get("restore"), *((state["backup"] or {}).get("drill") for _, state in states(seen))]
+    return max((drill for drill in known if drill), key=lambda drill: instant(drill["at"]), default=None)
 
 
 def instant(text: str) -> datetime:

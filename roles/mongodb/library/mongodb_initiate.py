@@ -20,7 +20,8 @@ module: mongodb_initiate
 short_description: Start the replica set of a site that has none
 description:
   - Waits until every member answers. If none of them knows of a set, the local one starts it, alone and through the
-    localhost exception. So it is the primary, and the first user can be made on it; the others join afterwards.
+    localhost exception. So it is the primary, and the first user can be made on it; the others join afterwards. With
+    restored data it has its users already, and its administrator starts the set.
   - If one of them knows of a set, nothing is done. A member whose disk was replaced joins its old set by itself.
   - Runs on a member, with the Python that has PyMongo. Supports check mode.
 options:
@@ -73,6 +74,11 @@ primary:
 
 AUTHENTICATION_FAILED = 18
 UNAUTHORIZED = 13
+NOT_YET_INITIALIZED = 94
+ANOTHER_SITE = (
+    "The database has users, but its administrator has another password than the site's vault: this server was set up "
+    "with another site folder. Restore that folder (site_directory) from its backup."
+)
 
 
 def has_users(access: Access) -> bool:
@@ -82,7 +88,8 @@ def has_users(access: Access) -> bool:
     except OperationFailure as error:
         if error.code == UNAUTHORIZED:
             return True
-        raise
+        if error.code != NOT_YET_INITIALIZED:
+            raise
     return False
 
 
@@ -93,10 +100,7 @@ def is_administered(access: Access, primary: str, host: str) -> bool:
         if error.code != AUTHENTICATION_FAILED:
             raise
         if primary != host or has_users(access):
-            raise Refused(
-                "The database has users, but its administrator has another password than the site's vault: this server "
-                "was set up with another site folder. Restore that folder (site_directory) from its backup."
-            ) from error
+            raise Refused(ANOTHER_SITE) from error
         return False
     return True
 
@@ -124,8 +128,14 @@ def initiate(params: dict[str, Any], access: Access, *, check_mode: bool) -> dic
             return {"changed": True, "administered": False}
         members = [{"_id": 0, "host": host}]
         configuration = {"_id": params["name"], "version": 1, "members": members, "settings": params["settings"]}
-        access.ask("localhost", {"replSetInitiate": configuration}, as_admin=False)
-        return {"changed": True, "administered": False, "primary": find_primary(access, [host], deadline)}
+        restored = has_users(access)
+        try:
+            access.ask("localhost", {"replSetInitiate": configuration}, as_admin=restored)
+        except OperationFailure as error:
+            if error.code != AUTHENTICATION_FAILED:
+                raise
+            raise Refused(ANOTHER_SITE) from error
+        return {"changed": True, "administered": restored, "primary": find_primary(access, [host], deadline)}
     primary = find_primary(access, hosts, deadline)
     return {"changed": False, "administered": is_administered(access, primary, host), "primary": primary}
 

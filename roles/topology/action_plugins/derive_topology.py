@@ -45,6 +45,13 @@ GLUSTER_EDGES = (
     ("app", "storage", "gluster", "the application mounts the file store"),
     ("app", "storage", "gluster_bricks", "the application reads and writes files"),
 )
+# Whoever keeps backups fetches everything by itself: nobody else can reach what it keeps. The files are where the
+# application finds them.
+BACKUP_EDGES = (
+    ("backup", "mongodb", "mongodb", "backups follow the operation log"),
+    ("backup", "mongodb", "ssh", "backups copy the database"),
+    ("backup", "app", "ssh", "backups copy the files"),
+)
 _HOST_NAME = re.compile(r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
 
 
@@ -62,10 +69,11 @@ def derive(
     """The topology of `hosts` in `groups`.
 
     A host is {"address", "ssh_port"} and, for members of the replica set, "mongodb_priority", "mongodb_hidden" and
-    "mongodb_arbiter"; for backup hosts "backup_device". A port may be a range ("49152-49161"). `virtual_address` is
-    the floating address of the balancers; `storage_shared` says that every host of `storage` mounts the same share;
-    `even_members` lets the replica set have two or four members, as it has on the way to one more or one less. With
-    `hosts_may_be_away` an address that nobody knows is no problem: whoever only looks needs none.
+    "mongodb_arbiter"; for backup hosts "backup_device" and "backup_same_disk_enabled". A port may be a range
+    ("49152-49161"). `virtual_address` is the floating address of the balancers; `storage_shared` says that every host
+    of `storage` mounts the same share; `even_members` lets the replica set have two or four members, as it has on the
+    way to one more or one less. With `hosts_may_be_away` an address that nobody knows is no problem: whoever only
+    looks needs none.
 
     Returns hosts, edges, what each service must know of its peers, and `problems`: what cannot work, each with the
     reason and the way out.
@@ -237,12 +245,24 @@ def _refused_balancers(groups: Mapping[str, list[str]], virtual_address: str) ->
 def _refused_backups(hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
     protected = set(groups.get("mongodb", [])) | set(groups.get("storage", []))
     keepers = groups.get("backup", [])
-    elsewhere = [name for name in keepers if name not in protected or hosts.get(name, {}).get("backup_device")]
+    elsewhere = [
+        name
+        for name in keepers
+        if name not in protected
+        or hosts.get(name, {}).get("backup_device")
+        or hosts.get(name, {}).get("backup_same_disk_enabled")
+    ]
     # A second member on another host is a copy of the database, so losing the disk of one keeper loses nothing yet.
     if keepers and not elsewhere and len(groups.get("mongodb", [])) == 1:
         return [
             f"Backups would be kept on {' and '.join(keepers)} alone, on the disk that they are to protect. Set "
-            "backup_device there to another disk, drive or share, or name a host in 'backup' that holds nothing else."
+            "backup_device there to another disk, drive or share, or name a host in 'backup' that holds nothing else. "
+            "To try things out without one: backup_same_disk_enabled."
+        ]
+    if len(keepers) > 1:
+        return [
+            f"{len(keepers)} hosts in 'backup': each would take the same backups from the same servers. Name one, and "
+            "let it copy what it keeps to another place (backup_copy_to)."
         ]
     return []
 
@@ -292,13 +312,13 @@ def _edges(
             edge["why"] += f"; {why}"
 
     for name, facts in hosts.items():
-        draw("admin", name, "ssh", int(facts.get("ssh_port") or 22), "administration and Ansible")
+        draw("admin", name, "ssh", _ssh_port(facts), "administration and Ansible")
     balancers = groups.get("balancer", [])
     for name in balancers or groups.get("nginx", []):
         service = "balancer" if balancers else "nginx"
         draw("any", name, service, ports["https"], "the service")
         draw("any", name, service, ports["http"], "redirect to HTTPS")
-    internal = list(INTERNAL_EDGES)
+    internal = [*INTERNAL_EDGES, *BACKUP_EDGES]
     if len(groups.get("redis", [])) > 1:
         internal += SENTINEL_EDGES
     if gluster:
@@ -309,12 +329,17 @@ def _edges(
         for source in groups.get(client, []):
             for target in groups.get(server, []):
                 if source != target:
-                    draw(source, target, service, ports[service], why)
+                    port = _ssh_port(hosts.get(target, {})) if service == "ssh" else ports[service]
+                    draw(source, target, service, port, why)
     for source in balancers:
         for target in balancers:
             if source != target:
                 draw(source, target, "balancer", 0, "balancers agree on who holds the floating address", "vrrp")
     return list(edges.values())
+
+
+def _ssh_port(host: Mapping[str, Any]) -> int:
+    return int(host.get("ssh_port") or 22)
 
 
 def _networks(written: list[str], problems: list[str]) -> list[str]:
@@ -352,7 +377,7 @@ def _address(host: Mapping[str, Any]) -> str:
 
 
 # Variables of a host that its place in the topology depends on.
-HOST_VARIABLES = ("mongodb_priority", "mongodb_hidden", "mongodb_arbiter", "backup_device")
+HOST_VARIABLES = ("mongodb_priority", "mongodb_hidden", "mongodb_arbiter", "backup_device", "backup_same_disk_enabled")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

@@ -23,6 +23,26 @@ from ansible.plugins.action import ActionBase
 HEADER = "# Generated secrets of this site. Back up together with .vault_password; without them the site is lost.\n"
 VAULT_ID = "default"
 
+_BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+
+
+def age_identity(key: bytes) -> str:
+    """An X25519 key of 32 bytes as age writes it: Bech32 (BIP 173), in capitals."""
+    prefix = "age-secret-key-"
+    bits = int.from_bytes(key, "big") << 4  # 52 letters of 5 bits: four more than the key has
+    data = [bits >> 5 * place & 31 for place in reversed(range(52))]
+    spread = [*(ord(letter) >> 5 for letter in prefix), 0, *(ord(letter) & 31 for letter in prefix)]
+    checksum = 1
+    for value in [*spread, *data, *[0] * 6]:
+        top = checksum >> 25
+        checksum = (checksum & 0x1FFFFFF) << 5 ^ value
+        for place, generator in enumerate((0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)):
+            checksum ^= generator if top >> place & 1 else 0
+    checksum ^= 1
+    data += [checksum >> 5 * place & 31 for place in reversed(range(6))]
+    return (prefix + "1" + "".join(_BECH32[value] for value in data)).upper()
+
+
 GENERATORS: dict[str, Callable[[], str]] = {
     # 256 bits, only characters that need no escaping in a connection string.
     "password": lambda: secrets.token_urlsafe(32),
@@ -31,6 +51,8 @@ GENERATORS: dict[str, Callable[[], str]] = {
     # A seed for Ed25519.
     "seed": lambda: base64.b64encode(secrets.token_bytes(32)).decode(),
     "api_key": lambda: "lk_" + secrets.token_urlsafe(32),
+    # What is encrypted for it by age, only who has it can read.
+    "age_identity": lambda: age_identity(secrets.token_bytes(32)),
 }
 
 

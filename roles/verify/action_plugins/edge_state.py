@@ -14,18 +14,29 @@ TLS = ("mongodb", "redis", "sentinel")
 def probes(host: str, hosts: Iterable[str], edges: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Every port that some host may connect to, on every other host: `drawn` where it is this host that may.
 
-    What is open to all clients, SSH, ranges of ports and protocols without ports are not tried.
+    What is open to all clients, ranges of ports and protocols without ports are not tried, nor SSH where it is not
+    drawn: the operator's networks may use it, and this host may be in one of them.
     """
     inner = [edge for edge in edges if edge["from"] in hosts and str(edge["port"]).isdigit() and int(edge["port"])]
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for edge in inner:
-        if edge["to"] != host:
-            probe = {"to": edge["to"], "port": int(edge["port"]), "service": edge["service"], "why": "", "drawn": False}
-            found.setdefault((edge["to"], int(edge["port"])), {**probe, "tls": edge["service"] in TLS})
+        if edge["to"] != host and edge["service"] != "ssh":
+            found.setdefault((edge["to"], int(edge["port"])), _probe(edge, drawn=False))
     for edge in inner:
         if edge["from"] == host:
-            found[edge["to"], int(edge["port"])] |= {"drawn": True, "why": edge["why"]}
+            found[edge["to"], int(edge["port"])] = _probe(edge, drawn=True)
     return list(found.values())
+
+
+def _probe(edge: Mapping[str, Any], *, drawn: bool) -> dict[str, Any]:
+    return {
+        "to": edge["to"],
+        "port": int(edge["port"]),
+        "service": edge["service"],
+        "why": edge["why"] if drawn else "",
+        "drawn": drawn,
+        "tls": edge["service"] in TLS,
+    }
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

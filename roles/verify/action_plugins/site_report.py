@@ -41,6 +41,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "application": _parsed(args.get("application")),
             "ledger": _parsed(args.get("ledger")),
             "drills": drills.last(directory),
+            "restore": drills.unfinished_restore(directory),
         }
         seen["disks"] = samples.remember(directory, seen, now)
         findings = judge(seen, Limits(**{name: int(value) for name, value in args["limits"].items()}))

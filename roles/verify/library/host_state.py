@@ -41,6 +41,10 @@ options:
     type: list
     elements: path
     default: []
+  backup_path:
+    description: The folder that keeps backups, where this host keeps them.
+    type: path
+    default: ""
   redis_password:
     description: Password of Redis' user C(loyalty).
     type: str
@@ -65,7 +69,7 @@ RETURN = r"""
 state:
   description: >-
     C(units), C(disks), C(unmounted), C(certificates), C(release), C(upstream), C(addresses), C(listening),
-    C(versions), C(time), C(redis) and C(deep).
+    C(versions), C(time), C(redis), C(backup) and C(deep).
   type: dict
   returned: always
 """
@@ -82,6 +86,9 @@ UNITS = {
     "sentinel": ("redis-sentinel.service",),
     "balancer": ("haproxy.service", "keepalived.service"),
     "gluster": ("glusterd.service",),
+    "backup": tuple(
+        f"loyalty-backup-{kind}.timer" for kind in ("full", "incremental", "files", "dump", "verify", "prune", "drill")
+    ),
 }
 VERSIONS = {
     "mongodb": ("mongod.service", "--version", r"db version v([\d.]+)"),
@@ -101,6 +108,8 @@ READS = {
     "loyalty@blue.service": ("/etc/loyalty/loyalty.env", "/etc/loyalty/credentials"),
     "loyalty@green.service": ("/etc/loyalty/loyalty.env", "/etc/loyalty/credentials"),
 }
+# How much of a history is read, from its end: weeks.
+TAIL_BYTES = 4_000_000
 # File systems settle their times in ticks, and a role writes files and starts the unit in one go.
 TICK_SECONDS = 2.0
 
@@ -142,7 +151,7 @@ def certificate_state(path: Path) -> dict[str, Any] | None:
     ends = calendar.timegm(time.strptime(match.group(1).strip(), "%b %d %H:%M:%S %Y %Z"))
     return {
         "path": str(path),
-        "not_after": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(ends)),
+        "not_after": utc(ends),
         "days_left": int((ends - time.time()) // 86400),
     }
 
@@ -234,6 +243,57 @@ def redis_state(password: str) -> dict[str, Any]:
         "replicas": int(found.get("connected_slaves") or 0),
         "offset": int(found.get("master_repl_offset") or 0),
     }
+
+
+def backup_units() -> tuple[str, ...]:
+    """What takes backups: timers, and for the log a timer or a service that goes on all the time."""
+    continuous = Path("/etc/systemd/system/multi-user.target.wants/loyalty-backup-log.service").exists()
+    return (*UNITS["backup"], "loyalty-backup-log.service" if continuous else "loyalty-backup-log.timer")
+
+
+def backup_state(target: Path) -> dict[str, Any]:
+    """What the folder that keeps the backups says of itself; docs/operator/backups.md names its files."""
+    try:
+        marker = json.loads((target / "loyalty-backup.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return {"error": str(error)}
+    last: dict[str, Any] = {}
+    good: dict[str, str] = {}
+    for run in tail(target / "history.jsonl"):
+        last[run["kind"]] = {name: run.get(name) for name in ("ended", "ok", "error")}
+        if run["ok"]:
+            good[run["kind"]] = run["ended"]
+    alarm = target / "ALARM"
+    slices = [file.stem.partition("-")[2] for file in (target / "log").glob("*.json")]
+    drills = tail(target / "restore_drills.jsonl")
+    return {
+        "created_at": marker["created_at"],
+        "alarms": alarm.read_text(encoding="utf-8").splitlines() if alarm.exists() else [],
+        "last": last,
+        "good": good,
+        # The last moment that can be restored to; the seconds of a cluster time are its first eight digits.
+        "log_reaches": utc(int(max(slices)[:8], 16)) if slices else None,
+        "drill": drills[-1] if drills else None,
+    }
+
+
+def tail(file: Path) -> list[dict[str, Any]]:
+    """The last lines of a history, oldest first; what a power cut has torn is left out."""
+    if not file.exists():
+        return []
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - TAIL_BYTES))
+        found = []
+        for line in stream:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                continue
+    return found
+
+
+def utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def stale(units: list[str]) -> Iterator[dict[str, str]]:
@@ -339,6 +399,7 @@ def main() -> None:
             "release_directory": {"type": "path", "required": True},
             "disks": {"type": "list", "elements": "path", "required": True},
             "mounts": {"type": "list", "elements": "path", "default": []},
+            "backup_path": {"type": "path", "default": ""},
             "redis_password": {"type": "str", "default": "", "no_log": True},
             "deep": {"type": "bool", "default": False},
         },
@@ -348,7 +409,8 @@ def main() -> None:
     services = params["services"]
     mounted = mounts()
     release = release_state(Path(params["release_directory"]))
-    units = [unit_state(service, unit) for service in ("host", *services) for unit in UNITS.get(service, ())]
+    wanted = UNITS | ({"backup": backup_units()} if "backup" in services else {})
+    units = [unit_state(service, unit) for service in ("host", *services) for unit in wanted.get(service, ())]
     if "app" in services:
         units.append(unit_state("app", f"loyalty@{release['colour'] if release else 'blue'}.service"))
     certificates = {file.stem: certificate_state(file) for file in sorted(CERTIFICATES.glob("*.crt"))}
@@ -365,6 +427,7 @@ def main() -> None:
         "versions": {service: version_of(service) for service in services if service in VERSIONS},
         "time": time_state(),
         "redis": redis_state(params["redis_password"]) if "redis" in services else None,
+        "backup": backup_state(Path(params["backup_path"])) if "backup" in services else None,
         "deep": {
             "stale": list(stale([unit["unit"] for unit in units])),
             "open_secrets": list(open_secrets()),

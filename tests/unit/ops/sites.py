@@ -17,6 +17,7 @@ UNITS = {
     "balancer": ("haproxy", "keepalived"),
     "gluster": ("glusterd",),
     "app": ("loyalty@blue",),
+    "backup": ("loyalty-backup-full", "loyalty-backup-log"),
 }
 RELEASE = "20261127T081500Z-0123456789ab"
 AT = "2026-11-28T12:00:00Z"
@@ -40,6 +41,31 @@ def disk(free_percent: int = 70) -> dict[str, Any]:
         "free_bytes": free_percent * 10**10,
         "free_percent": free_percent,
         "read_only": False,
+    }
+
+
+def backup() -> dict[str, Any]:
+    ended = {
+        "full": "2026-11-28T01:42:00Z",
+        "incremental": "2026-11-28T07:14:00Z",
+        "files": "2026-11-28T02:12:00Z",
+        "dump": "2026-11-22T03:31:00Z",
+        "verify": "2026-11-28T04:20:00Z",
+    }
+    return {
+        "created_at": "2026-10-01T09:00:00Z",
+        "alarms": [],
+        "last": {kind: {"ended": at, "ok": True, "error": None} for kind, at in ended.items()},
+        "good": ended,
+        "log_reaches": "2026-11-28T11:55:00Z",
+        "drill": {
+            "at": "2026-11-22T06:12:00Z",
+            "ok": True,
+            "rto_seconds": 412.0,
+            "rpo_seconds": 540.0,
+            "entries": 2_950_000,
+            "verified": True,
+        },
     }
 
 
@@ -93,6 +119,7 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
                 "versions": {},
                 "time": {"own": True, "synchronised": True, "offset_ms": 0.3},
                 "redis": redis,
+                "backup": backup() if "backup" in services else None,
                 "deep": {"stale": [], "open_secrets": [], "failed_units": [], "reboot": []},
             },
             "mongodb": mongodb,
@@ -130,6 +157,7 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
             },
             "restore": None,
         },
+        "restore": None,
         "disks": [],
     }
 

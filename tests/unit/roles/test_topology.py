@@ -188,6 +188,27 @@ def test_backups_beside_the_data_need_a_disk_of_their_own() -> None:
     assert derive({**ONE_BOX, "backup": "box1"}, variables={"box1": {"backup_device": "/dev/sdb"}})["problems"] == []
 
 
+def test_backups_beside_the_data_may_be_tried_without_one() -> None:
+    variables = {"box1": {"backup_same_disk_enabled": True}}
+    assert derive({**ONE_BOX, "backup": "box1"}, variables=variables)["problems"] == []
+
+
+def test_whoever_keeps_backups_fetches_them_and_nobody_reaches_it() -> None:
+    result = derive({**HA, "backup": "keep1"}, variables={"db2": {"ssh_port": 2222}}, virtual_address=FLOATING)
+    assert result["problems"] == []
+    keeper = {(to, port) for source, to, port in drawn(result) if source == "keep1"}
+    assert keeper == {
+        ("db1", 27017), ("db2", 27017), ("db3", 27017),
+        ("db1", 22), ("db2", 2222), ("db3", 22), ("box1", 22), ("box2", 22),
+    }  # fmt: skip
+    assert {source for source, to, _ in drawn(result) if to == "keep1"} == {"admin"}
+
+
+def test_one_host_keeps_backups() -> None:
+    problems = derive({**HA, "backup": "keep1 keep2"}, virtual_address=FLOATING)["problems"]
+    assert [problem for problem in problems if "2 hosts in 'backup'" in problem]
+
+
 def test_a_host_without_a_part_is_named() -> None:
     hosts = {"box1": {"address": "10.0.0.1"}, "spare": {"address": "10.0.0.2"}}
     groups = {service: ["box1"] for service in topology.SERVICES}

@@ -1,0 +1,95 @@
+"""What the role backup writes: settings the program accepts, doors for one thing each, timers that systemd knows."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from loyalty.backup.settings import load_settings
+from tests.templates.render import SYSTEMS, render
+
+systems = pytest.mark.parametrize("system", SYSTEMS)
+KINDS = ("full", "incremental", "files", "dump", "verify", "prune", "drill", "log")
+
+
+@systems
+@pytest.mark.parametrize(("topology", "keeper"), [("three-server", "db2"), ("two-server", "db1"), ("ha", "backup1")])
+def test_the_program_accepts_its_settings(topology: str, keeper: str, system: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup.toml"
+    file.write_text(render("backup/templates/backup.toml.j2", system, topology=topology, host=keeper), encoding="utf-8")
+    settings = load_settings(file)
+    assert settings.allow_same_disk == (topology != "two-server"), "one member has no copy elsewhere"
+    assert [member.address for member in settings.members] == {
+        "three-server": ["db1:27017", "db2:27017", "box1:27017"],
+        "two-server": ["db1:27017"],
+        "ha": ["db1:27017", "db2:27017", "db3:27017"],
+    }[topology]
+    assert settings.log.every_seconds == 900
+    assert "secret-of-" not in file.read_text(encoding="utf-8")
+
+
+@systems
+def test_the_log_may_be_archived_all_the_time(system: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup.toml"
+    file.write_text(
+        render("backup/templates/backup.toml.j2", system, backup_log_continuous_enabled=True), encoding="utf-8"
+    )
+    assert load_settings(file).log.every_seconds == 5
+    unit = render("backup/templates/loyalty-backup-log.service.j2", system, backup_log_continuous_enabled=True)
+    assert "log --follow" in unit
+    assert "Restart=always" in unit
+    assert "WantedBy" not in render("backup/templates/loyalty-backup-log.service.j2", system)
+
+
+@systems
+@pytest.mark.parametrize(
+    ("host", "doors"), [("db1", ["loyalty-backup-source"]), ("box1", ["loyalty-backup-source", "backup-files.conf"])]
+)
+def test_a_key_opens_one_thing_from_one_place(host: str, doors: list[str], system: str) -> None:
+    lines = render("backup/templates/authorized_keys.j2", system, host=host, __backup_keeper="db2").splitlines()
+    keys = [line for line in lines if not line.startswith("#")]
+    assert len(keys) == len(doors)
+    for key, door in zip(keys, doors, strict=True):
+        assert re.match(r'restrict,from="192\.0\.2\.\d+",command="[^"]*' + re.escape(door), key)
+
+
+@systems
+def test_the_account_may_start_one_program_without_arguments(system: str) -> None:
+    text = render("backup/templates/sudoers.j2", system)
+    (rule,) = [line for line in text.splitlines() if not line.startswith("#")]
+    assert rule == 'loyalty-backup ALL=(mongodb) NOPASSWD: /usr/local/lib/loyalty/loyalty-backup-source ""'
+
+
+@systems
+def test_files_are_read_and_never_written(system: str) -> None:
+    text = render("backup/templates/backup-files.conf.j2", system)
+    assert "read only = yes" in text
+    assert "write only" not in text
+    arrival = render("backup/templates/arrival.conf.j2", system)
+    assert "write only = yes" in arrival
+    assert "use chroot = yes" in arrival
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-analyze") is None, reason="the check is systemd's own, and this machine has none"
+)
+@systems
+@pytest.mark.parametrize("kind", KINDS)
+def test_systemd_accepts_the_timer(kind: str, system: str, tmp_path: Path) -> None:
+    timer = tmp_path / f"loyalty-backup-{kind}.timer"
+    text = render("backup/templates/loyalty-backup.timer.j2", system, __backup_kind=kind)
+    timer.write_text(text, encoding="utf-8")
+    for name in ("loyalty-backup@.service", "loyalty-backup-log.service"):
+        (tmp_path / name).write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n", encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(timer)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert [line for line in done.stderr.splitlines() if "loyalty-backup" in line] == []
+    assert "Persistent=yes" in text
+    when = re.search(r"OnCalendar=(.+)", text)
+    assert when is not None
+    subprocess.run(["systemd-analyze", "calendar", when[1]], check=True, capture_output=True, timeout=60)
