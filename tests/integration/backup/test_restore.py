@@ -21,6 +21,8 @@ from loyalty.backup.plan import Unreachable, parse_moment
 from loyalty.backup.restore import STEPS, restore
 from loyalty.backup.scratch import Scratch
 from loyalty.backup.settings import Settings
+from loyalty.backup.verify import Result, note
+from loyalty.infra.clock import system_clock
 from loyalty.ops.embedded import mongod_path
 from tests.integration.backup.archives import archive, settings_in
 from tests.integration.backup.history import History, make, state_of
@@ -101,6 +103,31 @@ def test_a_damaged_full_is_left_aside_for_the_one_before(settings: Settings, his
     assert len(result.left_aside) == 1
     assert "20260102T000000Z-full" in result.left_aside[0]
     require_state(into, history)
+
+
+def test_an_archive_that_was_found_damaged_is_gone_around_where_there_is_a_way(
+    settings: Settings, history: History, into: Path
+) -> None:
+    target = Target(settings.target)
+    found = [Result("full", "20260102T000000Z-full", "it is damaged")]
+    note(target, read_catalogue(target), found, now=system_clock())
+    assert planned(settings, history.to, into) == "20260101T000000Z-full"
+    shutil.rmtree(target.chains / "20260101T000000Z")
+    assert planned(settings, history.to, into) == "20260102T000000Z-full"
+
+
+def planned(settings: Settings, to: ClusterTime, into: Path) -> str:
+    """The archive that a restore would unpack; it is stopped before."""
+
+    def stop(step: str, done: int, whole: int) -> None:
+        if step == "unpack":
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        restore(settings, to, into, progress=stop)
+    noted = json.loads((into / "restore.json").read_text())
+    shutil.rmtree(into)
+    return str(noted["plan"]["archive"]["id"])
 
 
 def test_no_archive_that_can_be_used(settings: Settings, history: History, into: Path) -> None:
