@@ -106,6 +106,20 @@ for address in sys.argv[1:]:
         assert set(done.stdout.split()) == drawn | web
 
 
+def test_a_name_has_one_address(site: LabSite) -> None:
+    """Also on the host whose own name it is: installers give that another, at which nothing listens."""
+    for host in MEMBERS:
+        for name in MEMBERS:
+            found = site.run_on(host, ["getent", "ahostsv4", name]).split("\n")
+            assert {line.split()[0] for line in found if line} == {site.lab.address(name)}
+
+
+def test_an_index_on_what_there_is_is_finished(ask: Ask) -> None:
+    """For that every member has to reach the primary by name, and the primary itself too."""
+    work = "things.insert_one({'a': 1}), client.scratch.things.create_index('a'), client.drop_database('scratch')"
+    assert ask(primary(ask), f"(client.scratch.{work})[1]") == "a_1"
+
+
 def test_a_rolling_restart_fails_no_request(site: LabSite, ask: Ask, writers: Writers, capsys: Capsys) -> None:
     started = {host: site.lab.ssh(host, ["systemctl show mongod --property=MainPID"]).stdout for host in MEMBERS}
     with writers.writing():
