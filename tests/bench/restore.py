@@ -87,7 +87,7 @@ def _measure(server: Mongod, directory: Path, entries: int, log_seconds: float) 
     inserted, insert_seconds = _insert(db, entries)
     site = Site(directory / "host", [server])
     archive = full(site.settings, site.target)
-    written, write_seconds = _write(db, log_seconds)
+    written, write_seconds = write(db, log_seconds)
     slices = archive_log(site.settings, site.target)
     logged = sum(piece.entries for piece in slices)
 
@@ -136,7 +136,7 @@ def _insert(db: Mongo, entries: int) -> tuple[int, float]:
     return count, seconds
 
 
-def _write(db: Mongo, seconds: float) -> tuple[int, float]:
+def write(db: Mongo, seconds: float) -> tuple[int, float]:
     """Entries that writers appended through the engine, many in each insert, and how long it took."""
     began = time.monotonic()
     counts = [0] * _WRITERS
