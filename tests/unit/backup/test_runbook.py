@@ -54,9 +54,8 @@ def test_every_command_of_the_runbook_can_be_rehearsed() -> None:
 
 
 def test_another_site_and_instant_stand_in_the_place_of_the_examples() -> None:
-    found = steps("dropped-collection", site="bakery", instant="2026-12-01T00:00:00Z")
-    assert found[0] == Step(
-        "dropped-collection", "control", "./appliance restore --to 2026-12-01T00:00:00Z --into scratch --site bakery"
-    )
+    found = steps("look-beside", site="bakery", instant="2026-12-01T00:00:00Z")
+    command = "./appliance restore --to 2026-12-01T00:00:00Z --into scratch --site bakery"
+    assert found == [Step("look-beside", "control", command)]
     with pytest.raises(LookupError):
         steps("no-such")
