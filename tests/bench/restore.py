@@ -46,12 +46,15 @@ MEMORY = 200
 """Megabytes that the program may take, whatever the size. mongod's own are apart."""
 
 _RESTORE = """
-import json, resource, sys
+import json, re, sys
 from pathlib import Path
 from loyalty.backup.manifest import ClusterTime
+from loyalty.backup.restore import restore
+from loyalty.backup.settings import load_settings
 _, settings, to, into = sys.argv
 done = restore(load_settings(Path(settings)), ClusterTime.from_hex(to) if to else None, Path(into))
-print(json.dumps([done.seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]))
+memory = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())
+print(json.dumps([done.seconds, int(memory[1]) // 1024]))
 """
 
 _LENGTH = 40
