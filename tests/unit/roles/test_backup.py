@@ -253,7 +253,7 @@ class TestWhatStatusReads:
         return Run(kind=kind, began=at, ended=at, ok=error is None, error=error)
 
     def test_a_new_target_has_nothing_yet(self, target: Target) -> None:
-        nothing = {"alarms": [], "last": {}, "good": {}, "log_reaches": None, "drill": None}
+        nothing: dict[str, object] = {"alarms": [], "last": {}, "good": {}, "log_reaches": None, "drill": None}
         assert host_state.backup_state(target.root) == {"created_at": "2026-11-01T09:00:00Z", **nothing}
 
     def test_a_folder_that_is_not_mounted_is_an_error(self, tmp_path: Path) -> None:
