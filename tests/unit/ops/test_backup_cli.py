@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from loyalty.ops import backup_cli, cli
 from loyalty.ops.ansible import Progress, Stopped
+from loyalty.ops.errors import Failure
 
 PASSED = {
     "ok": True,
@@ -107,6 +108,22 @@ def test_new_servers_get_the_folder_then_everything_then_the_data(
         ("restore", {"backup_restore_to": "latest", "confirm": "shop"}, []),
     ]
     assert "open sesame" not in answer.output
+
+
+@pytest.mark.parametrize(
+    ("play", "again"),
+    [("4 Give the data to the replica set", True), ("Look at the site from inside and outside", False)],
+)
+def test_a_restore_that_is_done_is_not_to_be_given_again(
+    monkeypatch: pytest.MonkeyPatch, play: str, again: bool
+) -> None:
+    def run_playbook(*_: object, **__: object) -> None:
+        raise Stopped("stopped", "give the same command again", "", Progress(play=play))
+
+    monkeypatch.setattr(backup_cli, "run_playbook", run_playbook)
+    answer = CliRunner().invoke(cli.cli, ["restore", "--site", "shop", "--confirm", "shop"])
+    assert isinstance(answer.exception, Failure)
+    assert (answer.exception.remedy == "give the same command again") == again
 
 
 def drilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, result: dict[str, Any] | None, *, stops: bool) -> None:
