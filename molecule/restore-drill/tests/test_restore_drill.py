@@ -207,4 +207,6 @@ def test_the_replica_set_is_whole_and_goes_on(story: Story) -> None:
     with again.writing():
         again.wait_for_more()
     assert again.failures == []
+    # NGINX, which is in the group, has to get through.
+    assert story.site.run(["stat --format=%a:%U:%G /mnt/storage/files"]).strip() == "750:loyalty:loyalty"
     assert [problem["found"] for problem in story.state()["problems"]] == []
