@@ -150,7 +150,7 @@ def main(times: int, seed: int | None, minutes: float | None) -> None:
             site = Site(Path(directory) / "host", [member])
             done = 0
             while done < times and (minutes is None or time.monotonic() - began < minutes * 60):
-                tally = torture(site, member, times=min(50, times - done), chance=chance)
+                tally = torture(site, member, times=min(20, times - done), chance=chance)
                 done += sum(tally.killed.values()) + sum(tally.finished.values())
                 print(f"{done} rounds, {time.monotonic() - began:.0f} s: {tally}", flush=True)
         finally:
