@@ -104,15 +104,25 @@ def require_window(settings: Settings, target: Target) -> None:
 
 
 def _hours_back(settings: Settings, standing: Standing, archived: ClusterTime) -> float:
-    """How far a member's log reaches back beyond a moment; without end while it has everything since the set began."""
+    """How far a member's log reaches back beyond a moment; without end while nothing has been dropped from it.
+
+    The log of a set that was restored, or of a member that has copied the others, is young and not full.
+    """
     try:
         with connect(settings, standing.member) as client:
             (first,) = client.local["oplog.rs"].find({}, {"ts": 1, "o.msg": 1}, sort=[("$natural", 1)], limit=1)
+            is_dropping = _is_dropping(client)
     except PyMongoError:
         return 0
-    if first.get("o", {}).get("msg") == "initiating set":
+    if first.get("o", {}).get("msg") == "initiating set" or not is_dropping:
         return math.inf
     return (archived.t - ClusterTime.of(first["ts"]).t) / 3600
+
+
+def _is_dropping(client: Client) -> bool:
+    """Whether the log is so full that what is old may have been dropped from it."""
+    room = client.local.command("collStats", "oplog.rs")
+    return bool(room["size"] >= room["maxSize"] / 2)
 
 
 class _Archiving:
