@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final, TypeVar
+from weakref import WeakKeyDictionary
 
 from bson import ObjectId
 from pymongo import MongoClient
@@ -23,8 +24,8 @@ from loyalty.infra.mongo import Document, Mongo
 
 T = TypeVar("T")
 
-_settled: Final[set[ObjectId]] = set()
-"""Elections whose winner knows what a majority has. One more with each election that this process has lived through."""
+_settled: Final[WeakKeyDictionary[MongoClient[Document], ObjectId]] = WeakKeyDictionary()
+"""The election of each client's replica set whose winner is known to know what a majority has."""
 
 
 def as_of_now(db: Mongo, collection: str, read: Callable[[Mongo], T]) -> T:
@@ -37,11 +38,11 @@ def as_of_now(db: Mongo, collection: str, read: Callable[[Mongo], T]) -> T:
     lasting = db.with_options(read_concern=ReadConcern("majority"))
     while True:
         election = _election(db.client)
-        if election not in _settled:
+        if election is None or _settled.get(db.client) != election:
             _settle(db, collection)
             if election is None or _election(db.client) != election:
                 continue
-            _settled.add(election)
+            _settled[db.client] = election
         found = read(lasting)
         # The driver repeats a read that has lost its primary, and asks the next one, which may have been elected since.
         if _election(db.client) == election:

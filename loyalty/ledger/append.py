@@ -5,6 +5,7 @@ concern majority and journal. That insert is the whole commit: no transaction, n
 
 * `_id` taken: somebody was faster. Read the end of the chain again, from the ledger, and decide again.
 * A key taken: the operation was done before. Its entry is the answer, or a conflict if the request differs.
+* What an entry builds on is what a majority has: an entry is never stored without the one before it.
 * Nothing is refused, and nothing is said to have been done before, for what only a primary has that nobody follows.
 
 Many operations go in few inserts (group commit). Those that are alone with their member share one unordered insert.
@@ -77,8 +78,9 @@ def append(
 ) -> list[Outcome]:
     """Append each operation, or find out why not; outcomes in the order of the operations.
 
-    `heads` are chain ends that the caller has just read from the ledger, to spare reading them again. An exception of
-    the driver means that the outcome is unknown; the same operations may then be appended again.
+    `heads` are chain ends that the caller has just read from the ledger, to spare reading them again, and which last as
+    those of `read_heads` do. An exception of the driver means that the outcome is unknown; the same operations may then
+    be appended again.
     """
     return _Append(ledger, operations, clock, dict(heads or {})).run()
 
@@ -113,7 +115,7 @@ class _Append:
         if missing - self.confirmed:
             self.heads.update(read_heads(self.ledger, missing - self.confirmed))
         if missing & self.confirmed:
-            self.heads.update(read_heads(_confirmed(self.ledger), missing & self.confirmed))
+            self.heads.update(read_heads(self.ledger, missing & self.confirmed, concern=CONFIRMED))
 
     def _decide(self, waiting: Iterable[int]) -> tuple[dict[int, list[tuple[int, Document]]], dict[int, Refusal]]:
         """The next entries of each member, in order, and the refusals, which stand unless the key was done before.
@@ -225,7 +227,7 @@ def append_together(
             except Refusal as refusal:
                 if find_done(ledger, asked):
                     continue  # by a twin of this request, meanwhile: that is what there was too little left for
-                confirmed = read_heads(_confirmed(ledger), [one.member for one in operations])
+                confirmed = read_heads(ledger, [one.member for one in operations], concern=CONFIRMED)
                 if not entries and not _refuses(confirmed, operations, clock()):
                     continue  # it was decided on what had not come to stay
                 return [Outcome("refused", refusal=refusal) for _ in operations]

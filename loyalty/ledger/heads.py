@@ -15,6 +15,11 @@ from loyalty.ledger.state import Document
 
 _HEAD_FIELDS: Final = {"state": 1, "hash": 1, "recorded_at": 1}
 _MOVEMENT_FIELDS: Final = {"occurred_at": 1, "recorded_at": 1, "postings": 1, "lapses": 1}
+LASTING: Final = ReadConcern("majority")
+"""What an entry builds on has to last. An insert whose primary is lost is sent to the next one, by the driver too;
+that would take it, though what it builds on was undone with the old primary, and the chain would have a hole for ever.
+An end that is older than it might be only loses a race."""
+
 CONFIRMED: Final = ReadConcern("linearizable")
 """A primary that the others have left does not know it for a while, and has entries that will never have been. With
 this only one whom a majority confirms at that moment answers; where there is none, the driver raises an exception. The
@@ -60,14 +65,17 @@ def read_head(ledger: Collection[Document], member: int, *, session: ClientSessi
     return Head.of(entry) if entry else Head.empty(member)
 
 
-def read_heads(ledger: Collection[Document], members: Iterable[int]) -> dict[int, Head]:
-    """The ends of many chains.
+def read_heads(
+    ledger: Collection[Document], members: Iterable[int], *, concern: ReadConcern = LASTING
+) -> dict[int, Head]:
+    """The ends of many chains, to build on.
 
     Chains have no gaps, so an entry without a successor is an end, and reading a few consecutive `_id`s finds it: a
     twelfth of the database's processor time that `head_lookup` was measured to take for each. Where to look, the
     wallets' projection says. It decides nothing: chains that have outrun it are searched in the ledger alone.
     """
     numbers = list(members)
+    ledger = ledger.with_options(read_concern=concern)
     if len(numbers) == 1:
         return {numbers[0]: read_head(ledger, numbers[0])}
     hints = dict.fromkeys(numbers, 1)

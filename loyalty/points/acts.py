@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from pymongo.client_session import ClientSession
 
 from loyalty.infra.clock import Clock
+from loyalty.infra.elections import as_of_now
 from loyalty.infra.group_commit import GroupCommit
 from loyalty.infra.mongo import Document, Mongo
 from loyalty.infra.patience import attempt, persistently
@@ -233,6 +235,10 @@ def rehearse(db: Mongo, act: Act, *, clock: Clock) -> Done:
         raise _refused(refusal) from None
 
 
+def _with_heads(lasting: Mongo, *, program: str, references: Sequence[str]) -> dict[str, Member]:
+    return members.resolve(lasting, program, references, stages=head_lookup())
+
+
 def _find_members(
     db: Mongo, acts: Sequence[Act], clock: Clock, *, enrol: bool = True
 ) -> dict[tuple[str, str], tuple[Member, Head]]:
@@ -243,7 +249,7 @@ def _find_members(
         own = [act for act in acts if act.program.id == program.id]
         references = list(dict.fromkeys([act.member for act in own]))
         if len(references) < _WORTH_READING_APART:
-            known = members.resolve(db, program.id, references, stages=head_lookup())
+            known = as_of_now(db, "ledger", partial(_with_heads, program=program.id, references=references))
             heads = {member.number: head_of(member.number, member.found) for member in known.values()}
         else:
             known = members.resolve(db, program.id, references)
