@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from pymongo.errors import PyMongoError
@@ -15,6 +16,8 @@ from pymongo.errors import PyMongoError
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Target, write_whole
 from loyalty.backup.target import Busy
+
+R = TypeVar("R", bound=msgspec.Struct)
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,17 +94,21 @@ def append_line(path: Path, record: msgspec.Struct) -> None:
         os.fsync(descriptor)
 
 
-def runs(target: Target) -> Iterator[Run]:
-    """The history, oldest first, without lines that were torn."""
-    path = target.root / "history.jsonl"
+def read_lines(path: Path, kind: type[R]) -> Iterator[R]:
+    """The records of a file that `append_line` wrote, oldest first, without lines that a power cut tore."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for line in file:
             try:
-                yield msgspec.json.decode(line, type=Run)
+                yield msgspec.json.decode(line, type=kind)
             except msgspec.MsgspecError:
                 continue
+
+
+def runs(target: Target) -> Iterator[Run]:
+    """The history, oldest first."""
+    return read_lines(target.root / "history.jsonl", Run)
 
 
 def raise_alarm(target: Target, subject: str, error: BackupError) -> None:

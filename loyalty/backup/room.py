@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
-import msgspec
-
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Catalogue, Target
-from loyalty.backup.records import append_line, clear_alarm, raise_alarm
+from loyalty.backup.records import append_line, clear_alarm, raise_alarm, read_lines
 from loyalty.backup.settings import Settings
 from loyalty.backup.space import Forecast, Sample, forecast, measure
 
@@ -62,13 +60,5 @@ def standing_problem(
 
 
 def samples(target: Target) -> Iterator[Sample]:
-    """What was noted, by time; lines that a power cut tore are left out."""
-    path = target.root / _HISTORY
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                yield msgspec.json.decode(line, type=Sample)
-            except msgspec.MsgspecError:
-                continue
+    """What was noted, by time."""
+    return read_lines(target.root / _HISTORY, Sample)
