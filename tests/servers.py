@@ -416,4 +416,4 @@ def wait_until(condition: Callable[[], bool], *, timeout_s: float, failure: Call
     while not condition():
         if time.monotonic() > deadline:
             raise ServerError(failure())
-        time.sleep(0.05)  # a poll
+        time.sleep(0.05)  # a poll: servers are other processes

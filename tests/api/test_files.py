@@ -250,7 +250,7 @@ def other_api(application: Application, mongo_uri: str) -> Iterator[httpx.Client
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 6 MB: ext4 on a loop device, or tmpfs where there is none."""
     if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+        pytest.skip("mounting needs root")  # which CI is; developers need not be
     folder = tmp_path / "disk"
     folder.mkdir()
     image = tmp_path / "disk.img"

@@ -178,7 +178,7 @@ class LabCluster:
                             f"{node.base_url} did not become ready within {PATIENCE_S} s.",
                             f"See: ./appliance status --site {self.lab.site}",
                         )
-                    time.sleep(0.5)  # a poll
+                    time.sleep(0.5)  # a poll: the node is another machine's
 
     def judge(self, stage: Stage, tally: Tally) -> Verdict:
         """What the ledger says to what the clients were told."""

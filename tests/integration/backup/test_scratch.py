@@ -23,7 +23,7 @@ from loyalty.backup.scratch import Scratch
 folder = Path(sys.argv[2])
 with Scratch(Path(sys.argv[1]), folder / "data", folder).standalone() as client:
     print(client.admin.command("serverStatus")["pid"], flush=True)
-    time.sleep(600)
+    time.sleep(600)  # the test kills this process long before
 """
 
 
