@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
 import io
 import os
 import tarfile
@@ -23,17 +22,9 @@ from loyalty.backup.manifest import ClusterTime, Target
 from loyalty.backup.records import Run, note_run, raise_alarm
 from loyalty.ops import bare_metal
 from loyalty.ops.errors import Refusal
+from tests.by_path import load
 
 ROOT = Path(__file__).parents[3]
-
-
-def load(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 site_secrets = load("roles/topology/action_plugins/site_secrets.py")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import socketserver
 import subprocess
@@ -17,24 +16,14 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleError  # type: ignore[import-untyped]
 
+from tests.by_path import load
+
 APP = Path(__file__).parents[3] / "roles" / "app"
 
-
-def load(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, APP / path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-choose = load("action_plugins/choose_rollback.py").choose
-export_version = load("action_plugins/export_version.py")
-releases = load("library/app_releases.py")
-watching = load("library/watch_release.py")
+choose = load("roles/app/action_plugins/choose_rollback.py").choose
+export_version = load("roles/app/action_plugins/export_version.py")
+releases = load("roles/app/library/app_releases.py")
+watching = load("roles/app/library/watch_release.py")
 
 
 # --- The lock ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,11 @@ import pytest
 import yaml
 
 from loyalty.ops.site import topologies, topology_groups
+from tests.by_path import load
 
 ROOT = Path(__file__).parents[3]
 PORTS = yaml.safe_load((ROOT / "roles/topology/defaults/main.yml").read_text())["topology_ports"]
 ANYWHERE = ["0.0.0.0/0", "::/0"]
-
-
-def load(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 topology = load("roles/topology/action_plugins/derive_topology.py")
