@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 from bson import ObjectId
 from pymongo import MongoClient
 from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
 from pymongo.server_type import SERVER_TYPE
 
 from loyalty.infra.mongo import Document, Mongo
@@ -51,7 +52,10 @@ def as_of_now(db: Mongo, collection: str, read: Callable[[Mongo], T]) -> T:
 
 def _settle(db: Mongo, collection: str) -> None:
     """Wait until the primary knows what a majority has. The document need not exist."""
-    db[collection].with_options(read_concern=ReadConcern("linearizable")).find_one({"_id": 0}, {"_id": 1})
+    primary = db[collection].with_options(
+        read_concern=ReadConcern("linearizable"), read_preference=ReadPreference.PRIMARY
+    )
+    primary.find_one({"_id": 0}, {"_id": 1})
 
 
 def _election(client: MongoClient[Document]) -> ObjectId | None:

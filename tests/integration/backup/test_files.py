@@ -324,7 +324,7 @@ def test_a_host_that_does_not_answer_is_an_error_with_its_reason(target: Target,
 
 
 def test_a_killed_run_claims_nothing_and_the_next_goes_on_with_it(target: Target, storage: Path) -> None:
-    """Killed at random moments, again and again, until one gets through."""
+    """Killed at random moments, a dozen times; runs that are too quick for it get through."""
     contents = [os.urandom(20_000) for _ in range(60)]
     digests = [put(storage, content) for content in contents]
     dice = random.Random(3)
@@ -334,8 +334,9 @@ def test_a_killed_run_claims_nothing_and_the_next_goes_on_with_it(target: Target
         "print('ready', flush=True);"
         "take(Target(Path(sys.argv[1])), Source(sys.argv[2]), now=datetime.fromisoformat(sys.argv[3]))"
     )
-    killed = 0
-    for attempt in range(40):
+    killed = attempt = 0
+    while killed < 12:
+        attempt += 1
         now = (NOW + attempt * SECOND).isoformat()
         process = subprocess.Popen(
             [sys.executable, "-c", program, str(target.root), str(storage), now], stdout=subprocess.PIPE
@@ -349,7 +350,6 @@ def test_a_killed_run_claims_nothing_and_the_next_goes_on_with_it(target: Target
         for snapshot in read_catalogue(target).files:
             assert list(mismatches(target, snapshot)) == []
             assert absent(target, snapshot, digests) == []
-    assert killed > 10
     last = take(target, Source(str(storage)), now=NOW + timedelta(hours=1)).snapshot
     assert absent(target, last, digests) == []
     names = {path.name.partition(".")[0] for path in target.files.iterdir()}

@@ -198,8 +198,13 @@ def test_a_failover_during_a_full_costs_nothing_of_it(site: Site, replica_set: R
     assert read_catalogue(site.target).physical == (archive,)
     # The log goes on from it under the new primary, without a gap, and has all that was acknowledged since.
     replica_set.wait_until_whole()
+
+    def is_archived() -> bool:
+        archive_log(site.settings, site.target)
+        return archived(site, "full")[-1:] == writer.acknowledged[-1:]
+
     wait_until(
-        lambda: not archive_log(site.settings, site.target) or archived(site, "full")[-1:] == writer.acknowledged[-1:],
+        is_archived,
         timeout_s=30,
         failure=lambda: "the log does not go on",
     )

@@ -9,13 +9,14 @@ from typing import Any
 
 from pymongo import MongoClient
 
+from loyalty.backup.manifest import ClusterTime, read_catalogue
 from loyalty.backup.oplog import archive_log
 from loyalty.backup.physical import full
 from loyalty.backup.restore import restore
 from loyalty.backup.scratch import Client, Scratch
 from tests.integration.backup.conftest import Site
 from tests.integration.backup.history import state_of
-from tests.servers import ReplicaSet
+from tests.servers import ReplicaSet, wait_until
 
 
 def test_a_copy_of_a_secondary(tmp_path: Path) -> None:
@@ -29,7 +30,7 @@ def test_a_copy_of_a_secondary(tmp_path: Path) -> None:
             client.shop.orders.create_index("n")
             client.shop.other.insert_one({"_id": 1})
             state = state_of(client)
-            archive_log(site.settings, site.target)
+            _archive_all(client, site)
         assert (archive.role, archive.server) == ("secondary", servers.secondaries()[0].address)
     finally:
         servers.stop()
@@ -37,6 +38,17 @@ def test_a_copy_of_a_secondary(tmp_path: Path) -> None:
     with Scratch.in_folder(site.settings, tmp_path / "restored").replica_set("fresh") as restored:
         assert state_of(restored) == state
     shutil.rmtree(tmp_path / "restored")
+
+
+def _archive_all(client: Client, site: Site) -> None:
+    """A secondary learns a moment later what a majority has, and gives nothing of its log before."""
+    last = ClusterTime.of(client.admin.command("replSetGetStatus")["optimes"]["appliedOpTime"]["ts"])
+
+    def is_archived() -> bool:
+        archive_log(site.settings, site.target)
+        return any(piece.to >= last for piece in read_catalogue(site.target).slices)
+
+    wait_until(is_archived, timeout_s=30, failure=lambda: "the log does not go on")
 
 
 def _copied_under_load(client: Client, site: Site) -> Any:
