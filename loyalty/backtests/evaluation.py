@@ -231,32 +231,33 @@ class _History:
                 totals.add(1, "moves", change.before, change.after, REAL)
         for side, purse in ((DRAFT, self._draft), (REAL, self._real)):
             for wallet, points in purse.open(plan.end).items():
-                totals.add(points, "open", wallet, side)
+                totals.sums["open", wallet, side] += points
         draft = self._tier.level.id if self._tier is not None else NO_TIER
         real = NO_TIER if self._real_tier is None else self._real_tier["level"]
-        totals.add(1, "levels", draft, DRAFT)
-        totals.add(1, "levels", real, REAL)
-        totals.add(1, "members")
-        totals.add(self.events, "events")
+        sums = totals.sums
+        sums["levels", draft, DRAFT] += 1
+        sums["levels", real, REAL] += 1
+        sums["members",] += 1
+        sums["events",] += self.events
         if self._issued:
             self._compare()
 
     def _compare(self) -> None:
-        totals = self._totals
+        totals, sums = self._totals, self._totals.sums
         segments = tuple([totals.value(name, self._segment(name)) for name in self._plan.segments])
         for wallet, (issued_draft, issued_real, reversed_draft, reversed_real) in self._issued.items():
-            totals.add(issued_draft, "issued", wallet, DRAFT)
-            totals.add(issued_real, "issued", wallet, REAL)
-            totals.add(reversed_draft, "reversed", wallet, DRAFT)
-            totals.add(reversed_real, "reversed", wallet, REAL)
+            sums["issued", wallet, DRAFT] += issued_draft
+            sums["issued", wallet, REAL] += issued_real
+            sums["reversed", wallet, DRAFT] += reversed_draft
+            sums["reversed", wallet, REAL] += reversed_real
             draft, real = issued_draft - reversed_draft, issued_real - reversed_real
             difference = draft - real
             totals.differ(wallet, Difference(difference, self._person.number, draft, real, segments))
             outcome = "winners" if difference > 0 else "losers" if difference < 0 else "unchanged"
             for name, value in zip(self._plan.segments, segments, strict=True):
-                totals.add(1, "segments", name, value, wallet, outcome)
-                totals.add(draft, "segments", name, value, wallet, DRAFT)
-                totals.add(real, "segments", name, value, wallet, REAL)
+                sums["segments", name, value, wallet, outcome] += 1
+                sums["segments", name, value, wallet, DRAFT] += draft
+                sums["segments", name, value, wallet, REAL] += real
 
     def _segment(self, name: str) -> str:
         facts = self._person.facts
