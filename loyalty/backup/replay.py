@@ -106,12 +106,17 @@ def recover(scratch: Scratch, last: ClusterTime) -> None:
             )
 
 
-def detach(scratch: Scratch) -> None:
-    """Make the data forget the replica set it came from, so that it can begin as a new one. Again changes nothing."""
+def detach(scratch: Scratch, *, forget_users: bool = False) -> None:
+    """Make the data forget the replica set it came from, so that it can begin as a new one. Again changes nothing.
+
+    `forget_users`: also its users, for a set whose administrator nobody has the password of.
+    """
     with scratch.standalone() as client:
         for name in _MEMBERSHIP:
             client.local[name].delete_many({})
         client.drop_database(_PROOF)
+        if forget_users:
+            client.admin.command("dropAllUsersFromDatabase")
 
 
 def was_begun(scratch: Scratch) -> bool:

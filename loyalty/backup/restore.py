@@ -88,16 +88,18 @@ def restore(
     to: ClusterTime | None,
     into: Path,
     *,
+    forget_users: bool = False,
     progress: Progress = lambda step, done, whole: None,
 ) -> Restored:
     """Restore the moment `to`, or (None) the last one, into a folder that is empty, or one that was killed at it.
 
+    `forget_users` leaves the users of the database out, so that new ones can be made through the localhost exception.
     Unreachable when the moment is in no window; Damaged, RepositoryError or ReplayError when what is needed is broken;
     BackupError when the folder holds something else or has no room. Each names what is wrong and what to do.
     """
     into.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _alone_in(into):
-        return _Restore(settings, to, into, progress).run()
+        return _Restore(settings, to, into, forget_users, progress).run()
 
 
 @contextmanager
@@ -130,11 +132,14 @@ def log_entries(settings: Settings, slices: Sequence[Archive]) -> Iterator[bytes
 
 
 class _Restore:
-    def __init__(self, settings: Settings, to: ClusterTime | None, into: Path, progress: Progress) -> None:
+    def __init__(
+        self, settings: Settings, to: ClusterTime | None, into: Path, forget_users: bool, progress: Progress
+    ) -> None:
         self._settings = settings
         self._target = Target(settings.target)
         self._to = to
         self._into = into
+        self._forget_users = forget_users
         self._progress = progress
         self._scratch = Scratch.in_folder(settings, into)
         self._notes = self._open()
@@ -231,7 +236,7 @@ class _Restore:
         replay.recover(self._scratch, self._last)
 
     def _detach(self) -> None:
-        replay.detach(self._scratch)
+        replay.detach(self._scratch, forget_users=self._forget_users)
 
     def _leave_aside(self, error: BackupError) -> None:
         """Go on with the archive before; Unreachable, from the plan, when there is none."""
@@ -251,7 +256,7 @@ class _Restore:
 
     def _open(self) -> _Notes:
         """The notes of a run that was killed, or new ones."""
-        asked = self._to.hex if self._to else "latest"
+        asked = (self._to.hex if self._to else "latest") + " without users" * self._forget_users
         path = self._into / _NOTES
         try:
             notes = msgspec.json.decode(path.read_bytes(), type=_Notes)

@@ -71,15 +71,16 @@ def window(tool: Tool, wants_json: bool) -> None:
     required=True,
     help="A new folder. That of a restore which was killed is gone on with.",
 )
+@click.option("--without-users", is_flag=True, help="For a set whose administrator nobody has the password of.")
 @as_json
 @click.pass_obj
-def restore(tool: Tool, to: ClusterTime | None, into: Path, wants_json: bool) -> None:
+def restore(tool: Tool, to: ClusterTime | None, into: Path, without_users: bool, wants_json: bool) -> None:
     """Restore the database as of an instant into a folder.
 
     INTO/data is then a data folder that a mongod can begin a new replica set on, with any name and key file: users,
     indexes, validators and settings are in it. Give it to the user of mongod first.
     """
-    result = restore_moment(tool.settings, to, into, progress=step_progress(STEPS))
+    result = restore_moment(tool.settings, to, into, forget_users=without_users, progress=step_progress(STEPS))
     if wants_json:
         click.echo(msgspec.json.encode(result))
         return

@@ -76,6 +76,7 @@ def backup(site: str, kinds: tuple[str, ...], check: bool, verbose: bool, extra:
 @click.option("--confirm", default="", metavar="SITE", help="The name of the site, to say that you mean it.")
 @click.option("--end", is_flag=True, help="Remove what --into scratch has restored.")
 @click.option("--drive", type=click.Path(exists=True, file_okay=False, path_type=Path), help="New servers; see above.")
+@click.option("--new-passwords", is_flag=True, help="For a site with another vault; see above.")
 @click.option(
     "--vault-password-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -91,6 +92,7 @@ def restore(
     confirm: str,
     end: bool,
     drive: Path | None,
+    new_passwords: bool,
     vault_password_file: Path | None,
     check: bool,
     verbose: bool,
@@ -106,6 +108,9 @@ def restore(
     where it is mounted here (--drive). Inventory, vault and certificates come from there, and you are asked for the
     vault's password; then everything is installed, and the data restored.
 
+    With another vault than that of the site which was backed up, because its password is lost, nobody can log in to the
+    database that was restored: --new-passwords makes its users anew, with the passwords of the vault.
+
     \b
     ./appliance restore --to 2026-11-22T14:05:07Z --into scratch --site shop     # look first
     ./appliance restore --into scratch --end --site shop
@@ -114,6 +119,8 @@ def restore(
     ./appliance restore --to latest --drive /mnt/backup --site shop --confirm shop
     """
     variables = {**extra_variables(extra), "backup_restore_to": to}
+    if new_passwords:
+        variables["backup_restore_users"] = False
     if not _INSTANT.fullmatch(to):
         raise Refusal(f"--to {to!r} is no instant.", "Say latest, or UTC to the second: --to 2026-11-22T14:05:07Z")
     if end and into != "scratch":

@@ -77,6 +77,17 @@ def test_latest_has_everything(archived: Settings, history: History, into: Path)
     assert result.to == read_catalogue(Target(archived.target)).slices[-1].to
 
 
+def test_users_are_left_out_where_nobody_has_their_passwords(archived: Settings, history: History, into: Path) -> None:
+    result = restore(archived, history.to, into, forget_users=True)
+    with Scratch(mongod_path(), into / "data", into / "work").replica_set("fresh") as client:
+        state = state_of(client)
+        assert client.admin.command("usersInfo", {"forAllDBs": True})["users"] == []
+    assert state["shop"] == history.state["shop"]
+    assert restore(archived, history.to, into, forget_users=True) == result
+    with pytest.raises(BackupError, match="another restore"):
+        restore(archived, history.to, into)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_run_goes_on_where_another_was_killed(archived: Settings, history: History, into: Path, step: str) -> None:
     killed = subprocess.run(
