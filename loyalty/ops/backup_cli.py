@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,9 @@ import click
 
 from loyalty.ops.ansible import Stopped, run_playbook
 from loyalty.ops.bare_metal import bring_home
-from loyalty.ops.checks.drills import last
 from loyalty.ops.console import Steps
+from loyalty.ops.drills import Result, rehearse
 from loyalty.ops.errors import Failure, Refusal
-from loyalty.ops.info import site_variables
 from loyalty.ops.lab_cli import site_option
 from loyalty.ops.options import check_option, extra_option, extra_variables, json_option, verbose_option
 
@@ -188,34 +184,16 @@ def drill_restore(site: str, as_json: bool, verbose: bool) -> None:
     ./appliance drill restore --site shop
     ./appliance drill restore --site shop --json      # ok, rto_seconds, rpo_seconds, entries, verified, ...
     """
-    directory = Path(str(site_variables(site)["site_directory"]))
-    before = last(directory)["restore"]
-    # What is for people goes to standard error when a script listens.
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = _rehearse(site, directory, before, verbose=verbose)
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    if not result["ok"]:
-        sys.exit(1)
+    rehearse(
+        "restore", site, _summary, again=f"./appliance drill restore --site {site}", as_json=as_json, verbose=verbose
+    )
 
 
-def _rehearse(site: str, directory: Path, before: dict[str, Any] | None, *, verbose: bool) -> dict[str, Any]:
-    with Steps().step(f"Restore drill on {site}") as step:
-        try:
-            run_playbook("restore_drill", site, step, verbose=verbose)
-        except Stopped:
-            result = last(directory)["restore"]
-            if result is None or result == before:
-                raise
-        result = last(directory)["restore"]
-        if result is None or result == before:
-            raise Failure(f"{directory} has no new result of the drill.", f"./appliance drill restore --site {site}")
-        step.note = (
-            f"{'passed' if result['ok'] else 'NOT PASSED'}: restored in {result['rto_seconds']:.0f} s, "
-            f"{result['rpo_seconds']:.0f} s would be lost, {result['entries']:,} entries "
-            f"{'verified' if result['verified'] else 'NOT VERIFIED'}"
-        )
-    return result
+def _summary(result: Result) -> str:
+    return (
+        f"restored in {result['rto_seconds']:.0f} s, {result['rpo_seconds']:.0f} s would be lost, "
+        f"{result['entries']:,} entries {'verified' if result['verified'] else 'NOT VERIFIED'}"
+    )
 
 
 def _vault_password(file: Path | None) -> str:

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
-from pathlib import Path
-from typing import Any
-
 import click
 
-from loyalty.ops.ansible import Stopped, run_playbook
-from loyalty.ops.checks.drills import last
-from loyalty.ops.console import Steps
-from loyalty.ops.errors import Failure, Refusal
-from loyalty.ops.info import site_variables
+from loyalty.ops.ansible import Stopped
+from loyalty.ops.drills import Result, rehearse
+from loyalty.ops.errors import Refusal
 from loyalty.ops.lab_cli import site_option
 
 _GATE = "See that the set would survive"
@@ -41,36 +33,27 @@ def failover(site: str, drill: bool, as_json: bool, verbose: bool) -> None:
             "A failover happens by itself, or as a drill.",
             f"./appliance failover --drill --site {site}, or to move the primary: ./appliance replica restart --help",
         )
-    directory = Path(str(site_variables(site)["site_directory"]))
-    before = last(directory)["failover"]
-    # What is for people goes to standard error when a script listens.
-    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        result = _rehearse(site, directory, before, verbose=verbose)
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-    if not result["ok"]:
-        sys.exit(1)
+    rehearse(
+        "failover",
+        site,
+        _summary,
+        again=f"./appliance failover --drill --site {site}",
+        as_json=as_json,
+        verbose=verbose,
+        on_stop=_refuse_at_the_gate,
+    )
 
 
-def _rehearse(site: str, directory: Path, before: dict[str, Any] | None, *, verbose: bool) -> dict[str, Any]:
-    with Steps().step(f"Failover drill on {site}") as step:
-        try:
-            run_playbook("failover_drill", site, step, verbose=verbose)
-        except Stopped as stopped:
-            if stopped.progress.failed_task.endswith(_GATE):
-                raise Refusal(_said(stopped), "Then give the same command again.") from None
-            result = last(directory)["failover"]
-            if result is None or result == before:
-                raise
-        result = last(directory)["failover"]
-        if result is None:
-            raise Failure(f"{directory} has no result of the drill.", f"./appliance failover --drill --site {site}")
-        step.note = (
-            f"{'passed' if result['ok'] else 'NOT PASSED'}: {result['acknowledged']:,} writes, "
-            f"{result['acknowledged_lost']} lost; longest wait planned {result['planned_gap_seconds']} s, "
-            f"unplanned {result['unplanned_gap_seconds']} s"
-        )
-    return result
+def _summary(result: Result) -> str:
+    return (
+        f"{result['acknowledged']:,} writes, {result['acknowledged_lost']} lost; longest wait planned "
+        f"{result['planned_gap_seconds']} s, unplanned {result['unplanned_gap_seconds']} s"
+    )
+
+
+def _refuse_at_the_gate(stopped: Stopped) -> None:
+    if stopped.progress.failed_task.endswith(_GATE):
+        raise Refusal(_said(stopped), "Then give the same command again.") from None
 
 
 def _said(stopped: Stopped) -> str:
