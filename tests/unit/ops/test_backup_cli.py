@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from loyalty.ops import backup_cli, cli
+from loyalty.ops import backup_cli, cli, drills
 from loyalty.ops.ansible import Progress, Stopped
 from loyalty.ops.errors import Failure
 
@@ -24,7 +24,7 @@ PASSED = {
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the verbs hand to Ansible; nothing is run."""
     seen: list[Any] = []
 
@@ -32,7 +32,6 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
         seen.append((name, options.get("extra"), list(options.get("options", []))))
 
     monkeypatch.setattr(backup_cli, "run_playbook", run_playbook)
-    monkeypatch.setattr(backup_cli, "site_variables", lambda site: {"site_directory": tmp_path})
     return seen
 
 
@@ -49,6 +48,12 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
             [],
         ),
         (["restore", "--check"], "restore", {"backup_restore_to": "latest", "confirm": ""}, ["--check"]),
+        (
+            ["restore", "--confirm", "shop", "--new-passwords"],
+            "restore",
+            {"backup_restore_to": "latest", "backup_restore_users": False, "confirm": "shop"},
+            [],
+        ),
         (
             ["restore", "--into", "scratch"],
             "restore_scratch",
@@ -134,8 +139,8 @@ def drilling(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, result: dict[str, 
         if stops:
             raise Stopped("stopped", "look", "", Progress())
 
-    monkeypatch.setattr(backup_cli, "run_playbook", run_playbook)
-    monkeypatch.setattr(backup_cli, "site_variables", lambda site: {"site_directory": tmp_path})
+    monkeypatch.setattr(drills, "run_playbook", run_playbook)
+    monkeypatch.setattr(drills, "site_variables", lambda site: {"site_directory": tmp_path})
 
 
 def test_a_drill_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
