@@ -1,0 +1,124 @@
+"""`python -m tests.bench.backup_load --site lab`: what clients notice of a full backup.
+
+Purchases are sent at a steady rate, whether or not those before were answered, so that a server that stands still for a
+moment shows in every purchase that was due meanwhile. Rounds without a backup and with fulls, one after the other, take
+turns. Latencies run from the moment a purchase was due. The exit code is 1 when p99 during fulls is more than 1.5 times
+that without.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from tests.bench.load import percentile
+from tests.lab_site import LabSite
+
+MEMBERS = 500
+CONNECTIONS = 16
+WANTED = 1.5
+
+
+@click.command(help=__doc__)
+@click.option("--site", "name", default="lab", show_default=True)
+@click.option("--keeper", default="backup1", show_default=True, help="The host that keeps the backups.")
+@click.option("--rate", default=20.0, show_default=True, help="Purchases a second.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--seconds", default=15.0, show_default=True, help="How long a round lasts, at least.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path))
+def main(name: str, keeper: str, rate: float, rounds: int, seconds: float, json_file: Path | None) -> None:
+    site = LabSite(name)
+    key = site.new_program("backup-load")
+    plain: list[float] = []
+    during: list[float] = []
+    fulls = 0
+    with sending(site, key, rate) as latencies:
+        time.sleep(5)  # connections are made, and nothing of it is counted
+        for _ in range(rounds):
+            plain += taken(latencies, lambda: time.sleep(seconds))
+            until = time.monotonic() + seconds
+
+            def back_up(until: float = until) -> None:
+                nonlocal fulls
+                while time.monotonic() < until:
+                    site.run_on(keeper, ["systemctl", "start", "loyalty-backup@full.service"])
+                    fulls += 1
+
+            during += taken(latencies, back_up)
+    ratio = round(percentile(sorted(during), 0.99) / percentile(sorted(plain), 0.99), 2)
+    numbers = {
+        "rate": rate,
+        "fulls": fulls,
+        "without": summary(plain),
+        "during_fulls": summary(during),
+        "p99_ratio": ratio,
+        "wanted_at_most": WANTED,
+    }
+    text = json.dumps(numbers, indent=2)
+    click.echo(text)
+    if json_file is not None:
+        json_file.write_text(text)
+    sys.exit(ratio > WANTED)
+
+
+def summary(latencies: list[float]) -> dict[str, float]:
+    """How many, and milliseconds."""
+    ordered = sorted(latencies)
+    shares = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+    return {"requests": len(ordered), **{name: round(1000 * percentile(ordered, at)) for name, at in shares.items()}}
+
+
+def taken(latencies: list[float], act: Callable[[], None]) -> list[float]:
+    """The latencies of purchases that were answered during the act."""
+    before = len(latencies)
+    act()
+    return latencies[before:]
+
+
+@contextmanager
+def sending(site: LabSite, key: str, rate: float) -> Iterator[list[float]]:
+    """Purchases until the block ends; the seconds from when each was due to its answer."""
+    latencies: list[float] = []
+    over = threading.Event()
+    prefix = secrets.token_hex(4)
+    start = time.monotonic()
+
+    def send(number: int) -> None:
+        turn = number
+        with site.client(key) as http:
+            while not over.is_set():
+                due = start + turn / rate
+                over.wait(max(0.0, due - time.monotonic()))
+                body = {
+                    "source": "backup-load",
+                    "id": f"{prefix}-{turn}",
+                    "type": "purchase",
+                    "amount": "3.50",
+                    "currency": "USD",
+                    "member": {"external_id": f"{turn * 7919 % MEMBERS:05d}"},
+                }
+                http.post("/v1/events", json=body).raise_for_status()
+                latencies.append(time.monotonic() - due)
+                turn += CONNECTIONS
+
+    threads = [threading.Thread(target=send, args=(number,), daemon=True) for number in range(CONNECTIONS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield latencies
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+if __name__ == "__main__":
+    main()
