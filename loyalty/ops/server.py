@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import IO, Any, Final
 
 from loyalty.ops import aptsources, cgroups, mounts, network
 from loyalty.ops.errors import Failure
@@ -29,6 +30,8 @@ _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 # Joins the control groups first: what is started afterwards belongs to them from its first moment.
 _LAUNCH = 'while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs" || exit 1; shift; done; shift; exec "$@"'
+_left_running: Final[list[subprocess.Popen[bytes]]] = []
+"""Nobody waits for them, and Python complains of one that is forgotten."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,10 @@ class Server:
                 *([f"--bind={_FUSE}"] if _FUSE.exists() else []),  # for file systems that are processes: GlusterFS
             ]  # fmt: skip
             with self.log.open("ab") as console:
-                subprocess.Popen(
+                _start(
                     ["/bin/sh", "-c", _LAUNCH, "lab", *map(str, groups), "--", *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    stderr=console,
-                    start_new_session=True,  # Ctrl-C in the operator's terminal is not for the servers
-                    cwd="/",
+                    output=console,
+                    directory=Path("/"),
                 )
         self._wait_for_ssh()
 
@@ -179,14 +179,7 @@ class Server:
         command = [sys.executable, "-m", "loyalty.ops.slow_link", self.interface(), network.bridge_name(self.tag)]
         log = self.directory / "slow_link.log"
         with log.open("w") as output:
-            subprocess.Popen(
-                [*command, str(delay_ms), str(loss_percent)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                cwd=CHECKOUT,
-            )
+            _start([*command, str(delay_ms), str(loss_percent)], output=output, directory=CHECKOUT)
         deadline = time.monotonic() + _LINK_PATIENCE_S
         while not log.read_text():
             if time.monotonic() > deadline:
@@ -318,6 +311,20 @@ def pip_settings(listing: str) -> str:
 
 
 _PIP_KEYS = {"index-url", "extra-index-url", "trusted-host", "proxy", "cert", "timeout", "default-timeout", "retries"}
+
+
+def _start(command: list[str], *, output: IO[Any], directory: Path) -> None:
+    """Start what goes on when this program has ended."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,  # Ctrl-C in the operator's terminal is not for the servers
+        cwd=directory,
+    )
+    _left_running[:] = [one for one in _left_running if one.poll() is None]
+    _left_running.append(process)
 
 
 def _signal(pid: int, number: int) -> None:
