@@ -17,9 +17,10 @@ from loyalty.infra.mongo import connect
 from tests.faults.local import Nodes, end
 from tests.faults.nemesis import Nemesis
 from tests.faults.workload import Tally, Workload, prepare
-from tests.servers import ReplicaSet
+from tests.servers import ReplicaSet, wait_until
 
 MEMBERS = 12
+ENOUGH = 300
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,8 @@ def attack(nodes: Nodes, kinds: list[str], *, lasts_s: float, peace_s: float) ->
     nemesis = Nemesis(nodes.faults, lasts_s=lasts_s, peace_s=peace_s)
     workload.start()
     nemesis.once_each(kinds)
+    # However slow it all was: enough must have happened that what a build lacks had its chance to show.
+    wait_until(lambda: len(tally.acknowledged()) > ENOUGH, timeout_s=60, failure=lambda: f"stuck: {tally.answers}")
     return workload, nemesis
 
 
@@ -72,7 +75,6 @@ def test_a_cluster_under_attack_loses_nothing_doubles_nothing_and_contradicts_no
     verdict = cluster.judge(workload.stage, tally)
     assert verdict.wrong == []
     assert len(nemesis.happened) == len(cluster.faults)
-    assert len(tally.acknowledged()) > 300, "too little happened to prove anything"
     assert tally.refused() > 0
     assert tally.answers["503"] > 0, "nobody noticed that the database was away"
 
@@ -93,6 +95,6 @@ def test_a_broken_build_is_found_out(
         db = connect(broken.mongods.uri, broken.database, serves_requests=False)
         db.ledger.drop_index("keys")
         db.client.close()
-    workload, _ = attack(broken, [fault, fault], lasts_s=2, peace_s=1)
+    workload, _ = attack(broken, [fault] * 3, lasts_s=2, peace_s=1)
     verdict = broken.judge(workload.stage, workload.stop())
     assert [wrong for wrong in verdict.wrong if complaint in wrong], verdict.wrong[:20]
