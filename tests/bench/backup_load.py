@@ -43,7 +43,7 @@ def main(name: str, keeper: str, rate: float, rounds: int, seconds: float, json_
     with sending(site, key, rate) as latencies:
         time.sleep(5)  # connections are made, and nothing of it is counted
         for _ in range(rounds):
-            plain += taken(latencies, lambda: time.sleep(seconds))
+            plain += taken(latencies, lambda: time.sleep(seconds))  # how long it lasts is the measurement
             until = time.monotonic() + seconds
 
             def back_up(until: float = until) -> None:

@@ -74,8 +74,7 @@ def test_files_are_read_and_never_written(system: str) -> None:
     assert "use chroot = yes" in arrival
 
 
-# Never in CI, which installs the tool first (loyalty/ops/suite.py).
-@pytest.mark.skipif(
+@pytest.mark.skipif(  # never in CI, which installs the tool first (loyalty/ops/suite.py)
     shutil.which("systemd-analyze") is None, reason="the check is systemd's own, and this machine has none"
 )
 @systems

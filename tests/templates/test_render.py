@@ -18,11 +18,10 @@ from tests.servers import free_port, wait_until
 from tests.templates.render import PROJECT, SYSTEMS, TEMPLATES, render
 
 MOST_EXPOSURE = 25  # tenths
-# Never in CI, which installs the tool first (loyalty/ops/suite.py).
-NEEDS_SYSTEMD = pytest.mark.skipif(
+NEEDS_SYSTEMD = pytest.mark.skipif(  # never in CI, which installs the tool first (loyalty/ops/suite.py)
     shutil.which("systemd-analyze") is None, reason="the check is systemd's own, and this machine has none"
 )
-NEEDS_NGINX = pytest.mark.skipif(
+NEEDS_NGINX = pytest.mark.skipif(  # never in CI, likewise
     shutil.which("nginx") is None, reason="the check is nginx's own, and this machine has none"
 )
 

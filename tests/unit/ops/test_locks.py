@@ -37,7 +37,7 @@ def test_who_waits_is_told_once(tmp_path: Path) -> None:
         thread.start()
         deadline = time.monotonic() + 5
         while not told and time.monotonic() < deadline:
-            time.sleep(0.01)  # a poll: the holder is another process
+            time.sleep(0.01)  # a poll: who waits is another thread
     thread.join()
     assert told == ["waiting"]
 
