@@ -119,6 +119,10 @@ def restore(
         variables["backup_restore_users"] = False
     if not _INSTANT.fullmatch(to):
         raise Refusal(f"--to {to!r} is no instant.", "Say latest, or UTC to the second: --to 2026-11-22T14:05:07Z")
+    if new_passwords and into != "site":
+        raise Refusal(
+            "New passwords are for the site; what is restored beside it keeps its users.", "Leave --new-passwords out."
+        )
     if end and into != "scratch":
         raise Refusal(
             "Only what was restored beside the site can be ended.", "./appliance restore --into scratch --end"

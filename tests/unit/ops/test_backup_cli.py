@@ -82,6 +82,7 @@ def test_what_an_operator_says_reaches_the_playbook(
         ["restore", "--to", "yesterday"],
         ["restore", "--to", "2026-11-22 14:05"],
         ["restore", "--end"],
+        ["restore", "--into", "scratch", "--new-passwords"],
         ["restore", "--drive", "."],
         ["restore", "--drive", ".", "--confirm", "other"],
     ],
