@@ -229,12 +229,12 @@ class _History:
             )
             for change in changes:
                 totals.add(1, "moves", change.before, change.after, REAL)
+        sums = totals.sums
         for side, purse in ((DRAFT, self._draft), (REAL, self._real)):
             for wallet, points in purse.open(plan.end).items():
-                totals.sums["open", wallet, side] += points
+                sums["open", wallet, side] += points
         draft = self._tier.level.id if self._tier is not None else NO_TIER
         real = NO_TIER if self._real_tier is None else self._real_tier["level"]
-        sums = totals.sums
         sums["levels", draft, DRAFT] += 1
         sums["levels", real, REAL] += 1
         sums["members",] += 1
