@@ -36,6 +36,7 @@ from loyalty.programs import service as programs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REPLICA_SET = "loyalty"
+_PORTS = range(20_000, 32_000)  # below net.ipv4.ip_local_port_range
 
 
 class ServerError(RuntimeError):
@@ -418,11 +419,16 @@ def new_program(mongo_uri: str, database: str, *, currency: str = "USD") -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback that nobody listened on a moment ago.
+
+    It is none of those that the kernel gives to connections: a server that was killed must find it free again,
+    however many clients have tried to reach it meanwhile.
+    """
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float, failure: Callable[[], str]) -> None:

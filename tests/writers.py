@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from tests.lab_site import LabSite
+from tests.servers import wait_until
 
 
 @dataclass
@@ -55,11 +56,13 @@ class Writers:
                 thread.join()
 
     def wait_for_more(self, *, timeout_s: float = 30) -> None:
-        """Wait until something more is acknowledged. AssertionError when nothing is."""
-        before, deadline = len(self.acknowledged), time.monotonic() + timeout_s
-        while len(self.acknowledged) <= before:
-            assert time.monotonic() < deadline, f"no write was acknowledged in {timeout_s} s: {self.failures[-3:]}"
-            time.sleep(0.02)  # a poll: the writers are threads that go on
+        """Wait until something more is acknowledged. ServerError when nothing is."""
+        before = len(self.acknowledged)
+        wait_until(
+            lambda: len(self.acknowledged) > before,
+            timeout_s=timeout_s,
+            failure=lambda: f"no write was acknowledged in {timeout_s} s: {self.failures[-3:]}",
+        )
 
     def applied(self, *, until: float = float("inf")) -> int:
         """How many of the sales that were acknowledged by then the site knows.

@@ -35,7 +35,9 @@ AFTER_BOUNDARY = timedelta(seconds=0.1)  # renewals correct the time by some mil
 FIRST_RETRY_SECONDS = 2
 LONGEST_RETRY_SECONDS = 300
 LONGEST_PAUSE_OF_FOLLOWERS = timedelta(seconds=10)  # readers wait for what they follow
-END_SECONDS = 4.0  # what running jobs get to notice SIGTERM; the unit's TimeoutStopSec is longer
+# What running jobs get to notice SIGTERM: more than the five seconds after which one gives up on a database that is
+# away, less than the unit's TimeoutStopSec.
+END_SECONDS = 6.5
 STALLED_SECONDS = 45.0  # a continuous job that did not beat for so long is stuck: the watchdog is not fed
 
 log = structlog.get_logger(__name__)

@@ -328,6 +328,8 @@ def test(sections: tuple[str, ...], verbose: bool, only_list: bool, everything: 
     failed = sum(not result.ok for result in results)
     out.print()
     out.print(suite.summary(results))
+    for line in suite.named(results):
+        out.print(line, markup=False, style="yellow")
     out.print(f"\nchecks: {len(results) - failed} passed, {failed} failed")
     sys.exit(1 if failed else 0)
 

@@ -38,25 +38,25 @@ def defects(answer: httpx.Response) -> dict[str, str]:
 
 class TestKeys:
     def test_no_key(self, application: Application) -> None:
-        answer = httpx.get(f"{application.url}/v1/programs")
+        answer = httpx.get(f"{application.url}/v1/programs", timeout=30)
         problem(answer, 401, "unauthenticated")
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
     @pytest.mark.parametrize("value", ["Basic Zm9v", "Bearer", "Bearer lk_short", "lk_" + "a" * 43, "Bearer \u00e9"])
     def test_no_proper_key(self, application: Application, value: str) -> None:
         headers = {b"Authorization": value.encode()}
-        problem(httpx.get(f"{application.url}/v1/programs", headers=headers), 401, "unauthenticated")
+        problem(httpx.get(f"{application.url}/v1/programs", headers=headers, timeout=30), 401, "unauthenticated")
 
     def test_an_unknown_key(self, application: Application) -> None:
         headers = {"Authorization": f"Bearer lk_{'a' * 43}"}
-        problem(httpx.get(f"{application.url}/v1/programs", headers=headers), 401, "unauthenticated")
+        problem(httpx.get(f"{application.url}/v1/programs", headers=headers, timeout=30), 401, "unauthenticated")
 
     def test_a_missing_scope_is_named(self, api: httpx.Client, application: Application) -> None:
         made = api.post("/v1/keys", json={"name": "reader", "scopes": ["members:read"]}).json()
         headers = {"Authorization": f"Bearer {made['secret']}"}
-        answer = httpx.post(f"{application.url}/v1/members", headers=headers, json={"external_id": "1"})
+        answer = httpx.post(f"{application.url}/v1/members", headers=headers, json={"external_id": "1"}, timeout=30)
         assert problem(answer, 403, "forbidden")["scope"] == "members:write"
-        assert httpx.get(f"{application.url}/v1/members", headers=headers).is_success
+        assert httpx.get(f"{application.url}/v1/members", headers=headers, timeout=30).is_success
 
 
 class TestBodies:
@@ -148,7 +148,7 @@ class TestTheShortWay:
     """`POST /v1/events` and the balance go around Flask; nobody may notice."""
 
     def test_refusals(self, api: httpx.Client, application: Application) -> None:
-        problem(httpx.post(f"{application.url}/v1/events", json={}), 401, "unauthenticated")
+        problem(httpx.post(f"{application.url}/v1/events", json={}, timeout=30), 401, "unauthenticated")
         problem(
             api.post("/v1/events", content=b"{", headers={"Content-Type": "application/json"}), 400, "malformed_json"
         )
@@ -205,17 +205,17 @@ class TestEntityTags:
 
 class TestOperations:
     def test_health(self, application: Application) -> None:
-        assert httpx.get(f"{application.url}/healthz").json() == {"alive": True}
-        ready = httpx.get(f"{application.url}/readyz")
+        assert httpx.get(f"{application.url}/healthz", timeout=30).json() == {"alive": True}
+        ready = httpx.get(f"{application.url}/readyz", timeout=30)
         assert ready.status_code == 200
         assert {name: part["state"] for name, part in ready.json()["parts"].items()} == dict.fromkeys(
             ("mongodb", "redis", "storage"), "up"
         )
-        assert set(httpx.get(f"{application.url}/version").json()) == {"version", "release", "site", "node"}
+        assert set(httpx.get(f"{application.url}/version", timeout=30).json()) == {"version", "release", "site", "node"}
 
     def test_metrics_are_by_route(self, api: httpx.Client, application: Application) -> None:
         api.get("/v1/members/ext:metrics")
-        text = httpx.get(f"{application.url}/metrics").text
+        text = httpx.get(f"{application.url}/metrics", timeout=30).text
         assert 'route="/v1/members/<member>"' in text
         assert "ext:metrics" not in text
         assert "loyalty_http_request_seconds_bucket" in text
@@ -235,7 +235,7 @@ class TestOperations:
 class TestPages:
     @pytest.mark.parametrize("path", ["/docs", "/docs/errors", "/console"])
     def test_nothing_inline_nothing_foreign(self, application: Application, path: str) -> None:
-        page = httpx.get(f"{application.url}{path}")
+        page = httpx.get(f"{application.url}{path}", timeout=30)
         assert page.status_code == 200
         assert page.headers["Content-Type"].startswith("text/html")
         assert "script-src 'self'" in page.headers["Content-Security-Policy"]
@@ -245,8 +245,8 @@ class TestPages:
 
     @pytest.mark.parametrize("name", ["docs.js", "loyalty.css", "icon.svg"])
     def test_assets_are_our_own(self, application: Application, name: str) -> None:
-        assert httpx.get(f"{application.url}/static/{name}").is_success
+        assert httpx.get(f"{application.url}/static/{name}", timeout=30).is_success
 
     def test_the_start_leads_to_the_console(self, application: Application) -> None:
-        answer = httpx.get(application.url + "/")
+        answer = httpx.get(application.url + "/", timeout=30)
         assert (answer.status_code, answer.headers["Location"]) == (302, "/console")

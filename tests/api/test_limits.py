@@ -85,7 +85,7 @@ def test_the_limit_holds(limited: Application, mongod: Mongod) -> None:
 
 
 def test_limits_are_by_key(limited: Application, mongod: Mongod) -> None:
-    with httpx.Client(base_url=limited.url) as client:
+    with httpx.Client(base_url=limited.url, timeout=30) as client:
 
         def use_up() -> dict[str, str]:
             headers = new_headers(mongod)

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.api.test_conventions import problem
+from tests.bounds import assert_within
 from tests.servers import Application, Mongod, Redis, new_program, wait_until
 
 
@@ -75,8 +76,8 @@ def test_a_dead_redis_costs_speed_only(how: str, mongod: Mongod, redis: Redis, s
         started = time.monotonic()
         assert client.post("/v1/members", json={"external_id": f"{how}-{number}"}).status_code == 201
         seconds.append(time.monotonic() - started)
-    assert sorted(seconds)[94] < 0.3
-    assert max(seconds) < 2
+    assert_within(0.3, sorted(seconds)[94], "the 95th of 100 answers")
+    assert_within(2, max(seconds), "the slowest answer")
     ready = client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["parts"]["redis"]["state"] == "degraded"
@@ -103,7 +104,7 @@ def test_a_dead_mongod_is_said_and_forgotten(how: str, mortal: Mongod, serve: Se
     ):
         started = time.monotonic()
         answer = client.request(method, path, json=body, headers={"Idempotency-Key": "during"})
-        assert time.monotonic() - started < 5
+        assert_within(5, time.monotonic() - started, "the answer")
         assert answer.status_code == 503
         assert 1 <= int(answer.headers["Retry-After"]) <= 5
         if path != "/readyz":

@@ -118,7 +118,7 @@ def test_another_program_gets_no_receipt(
     entry = earn(api, "eve")
     seal(work)
     headers = {"Authorization": f"Bearer {new_program(mongod.uri, 'application')}"}
-    assert httpx.get(f"{application.url}/v1/entries/{entry}/receipt", headers=headers).status_code == 404
+    assert httpx.get(f"{application.url}/v1/entries/{entry}/receipt", headers=headers, timeout=30).status_code == 404
 
 
 def test_seals_are_listed_and_read(api: httpx.Client, work: Work) -> None:
@@ -191,7 +191,7 @@ def test_without_the_key_it_fails_and_says_so(api: httpx.Client, work: Work, mon
 def test_scopes(api: httpx.Client, application: Application) -> None:
     made = api.post("/v1/keys", json={"name": "reader", "scopes": ["ledger:read"]}).json()
     headers = {"Authorization": f"Bearer {made['secret']}"}
-    with httpx.Client(base_url=application.url, headers=headers) as reader:
+    with httpx.Client(base_url=application.url, headers=headers, timeout=30) as reader:
         assert reader.get("/v1/ledger/verification").status_code == 200
         assert reader.post("/v1/ledger/verification").json()["scope"] == "ledger:verify"
         refused = reader.post("/v1/members/ext:1/unfreeze", json={"reason": "x"})

@@ -297,7 +297,7 @@ class TestDrafts:
     def test_the_scope_to_write_is_not_that_to_publish(self, api: httpx.Client, application: Application) -> None:
         made = api.post("/v1/keys", json={"name": "writer", "scopes": ["rules:read", "rules:write"]}).json()
         headers = {"Authorization": f"Bearer {made['secret']}"}
-        with httpx.Client(base_url=application.url, headers=headers) as writer:
+        with httpx.Client(base_url=application.url, headers=headers, timeout=30) as writer:
             draft = save(writer, RULES)
             for what in ("approve", "publish"):
                 assert problem(act(writer, draft, what), 403, "forbidden")["scope"] == "rules:publish"
@@ -308,7 +308,7 @@ class TestDrafts:
         (program,) = api.get("/v1/programs").json()["data"]
         other = {"id": f"o-{program['id'][5:]}", "name": "Other", "currency": "USD"}
         secret = api.post("/v1/programs", json=other).json()["key"]["secret"]
-        with httpx.Client(base_url=api.base_url, headers={"Authorization": f"Bearer {secret}"}) as stranger:
+        with httpx.Client(base_url=api.base_url, headers={"Authorization": f"Bearer {secret}"}, timeout=30) as stranger:
             path = f"/v1/rules/drafts/{draft['id']}"
             problem(stranger.get(path), 404, "not_found")
             problem(stranger.delete(path, headers={"If-Match": '"v1"'}), 404, "not_found")
@@ -356,12 +356,12 @@ class TestFourEyes:
     def test_a_rotated_key_is_the_same_client(self, api: httpx.Client, application: Application) -> None:
         made = api.post("/v1/keys", json={"name": "w", "scopes": ["rules:write", "rules:read", "rules:publish"]}).json()
         with httpx.Client(
-            base_url=application.url, headers={"Authorization": f"Bearer {made['secret']}"}
+            base_url=application.url, headers={"Authorization": f"Bearer {made['secret']}"}, timeout=30
         ) as writer:  # fmt: skip
             draft = save(writer, RULES)
         successor = api.post(f"/v1/keys/{made['id']}/rotate", json={}).json()
         with httpx.Client(
-            base_url=application.url, headers={"Authorization": f"Bearer {successor['secret']}"}
+            base_url=application.url, headers={"Authorization": f"Bearer {successor['secret']}"}, timeout=30
         ) as writer:  # fmt: skip
             problem(act(writer, draft, "approve"), 409, "own_draft")
 

@@ -221,11 +221,11 @@ def test_when_no_node_is_ready_one_still_says_so(site: Site) -> None:
 
 def test_port_80_leads_to_the_right_door_and_nowhere_else(site: Site) -> None:
     address = f"http://127.0.0.1:{site.balancer.http_port}/v1/events"
-    answer = httpx.get(address, headers={"Host": DOMAIN})
+    answer = httpx.get(address, headers={"Host": DOMAIN}, timeout=30)
     assert answer.status_code == 308
     assert answer.headers["location"] == f"https://{DOMAIN}/v1/events"
     with pytest.raises(httpx.TransportError):
-        httpx.get(address, headers={"Host": "elsewhere.test"})
+        httpx.get(address, headers={"Host": "elsewhere.test"}, timeout=30)
 
 
 @pytest.mark.parametrize("keeps_connections", [True, False], ids=["connections kept", "a connection for each request"])

@@ -55,7 +55,9 @@ def nodes(directory: Path, mongods: ReplicaSet) -> Iterator[Callable[[str, int],
 
 
 def attack(nodes: Nodes, kinds: list[str], *, lasts_s: float, peace_s: float) -> tuple[Workload, Nemesis]:
-    with httpx.Client(base_url=nodes.applications[0].url, headers={"Authorization": f"Bearer {nodes.key}"}) as api:
+    with httpx.Client(
+        base_url=nodes.applications[0].url, headers={"Authorization": f"Bearer {nodes.key}"}, timeout=30
+    ) as api:
         stage, tally = prepare(api, members=MEMBERS)
     workload = Workload(stage, tally, nodes.connects, clients=8, pause_s=0.1)
     nemesis = Nemesis(nodes.faults, lasts_s=lasts_s, peace_s=peace_s)

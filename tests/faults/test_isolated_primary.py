@@ -52,12 +52,12 @@ def mongods() -> Iterator[ReplicaSet]:
 def db(mongods: ReplicaSet) -> Iterator[Mongo]:
     """With a member, ext:1, who has 10 points, and ext:2, who has none."""
     tool = connect(mongods.uri, "alone", serves_requests=False)
-    migrate(tool, release="test", clock=system_clock)
-    programs.create(tool, id=PROGRAM, name="Alone", currency="USD", clock=system_clock)
-    for place in "12":
-        members.enrol(tool, PROGRAM, handles=[f"ext:{place}"], clock=system_clock)
-    append(tool.ledger, [operation(tool, "1", "given", 10)], clock=system_clock)
-    tool.client.close()
+    with tool.client:
+        migrate(tool, release="test", clock=system_clock)
+        programs.create(tool, id=PROGRAM, name="Alone", currency="USD", clock=system_clock)
+        for place in "12":
+            members.enrol(tool, PROGRAM, handles=[f"ext:{place}"], clock=system_clock)
+        append(tool.ledger, [operation(tool, "1", "given", 10)], clock=system_clock)
     db = connect(mongods.uri, "alone")
     yield db
     db.client.close()

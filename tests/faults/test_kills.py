@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.bounds import assert_within
 from tests.faults.local import Nodes, end
 from tests.faults.nemesis import Nemesis
 from tests.faults.workload import Workload, prepare
@@ -74,7 +75,7 @@ def test_a_database_that_is_away_is_answered_503_within_5_s_and_comes_back_by_it
         for _ in range(3):
             began = time.monotonic()
             answer = api.post("/v1/events", json=event)
-            assert time.monotonic() - began < 5
+            assert_within(5, time.monotonic() - began, "the answer")
             assert answer.status_code == 503
             assert int(answer.headers["Retry-After"]) > 0
             assert answer.json()["code"] == "unavailable"
@@ -82,9 +83,9 @@ def test_a_database_that_is_away_is_answered_503_within_5_s_and_comes_back_by_it
             site.mongod.start()
         else:
             site.mongod.thaw()
-        deadline = time.monotonic() + 10
+        back = time.monotonic()
         while (answer := api.post("/v1/events", json=event)).status_code == 503:
-            assert time.monotonic() < deadline, "the application did not find its database again"
+            assert_within(10, time.monotonic() - back, "finding its database again")
             time.sleep(0.2)  # a poll, as a client would
         # The writes that timed out may have been applied; the event is there once in any case.
         assert answer.status_code in (200, 201)

@@ -279,7 +279,7 @@ def test_a_closed_site_says_when_to_come_again(closed: bool, tmp_path: Path) -> 
         shutil.copy(PROJECT / "roles/nginx/files/maintenance.conf", tmp_path / "loyalty")
     nginx = subprocess.Popen(["nginx", "-c", str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False) as client:
+        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=30) as client:
             wait_until(lambda: port_is_open(port), timeout_s=10, failure=lambda: (tmp_path / "error.log").read_text())
             for method, path in (("POST", "/v1/events"), ("GET", "/static/app.css"), ("GET", "/readyz")):
                 answer = client.request(method, path)

@@ -120,14 +120,14 @@ def test_all_that_was_acknowledged_is_there_and_nothing_after_the_second(
         scratch = Scratch(site.settings.restore.mongod, into / "data", into / "work", cache_gb=0.25)
         with scratch.replica_set("fresh") as client:
             db = connect(scratch.uri(client), "loyalty", serves_requests=False)
-            there = {entry["_id"] for entry in db.ledger.find({}, {"_id": 1})}
-            assert expected <= there
-            assert not missing & there
-            rebuild(db)
-            found = verify(db, seal_key=SEALER.public_key())
-            assert found.ok, found.defects
-            assert found.entries == len(there)
-            db.client.close()
+            with db.client:
+                there = {entry["_id"] for entry in db.ledger.find({}, {"_id": 1})}
+                assert expected <= there
+                assert not missing & there
+                rebuild(db)
+                found = verify(db, seal_key=SEALER.public_key())
+                assert found.ok, found.defects
+                assert found.entries == len(there)
 
 
 def test_a_drill_proves_and_signs(site: Site, ledger: Mongo) -> None:

@@ -229,7 +229,7 @@ def test_a_frozen_member_earns_but_does_not_spend(api: httpx.Client, site: Work,
         assert mark["entry"] == entry
         (violation,) = api.get("/v1/ledger/verification").json()["violations"]
         assert (violation["entry"], violation["resolved_at"]) == (entry, None)
-        assert "loyalty_ledger_violations 1.0" in httpx.get(f"{application.url}/metrics").text
+        assert "loyalty_ledger_violations 1.0" in httpx.get(f"{application.url}/metrics", timeout=30).text
         status = gather(site.settings, db, now=system_clock())
         assert any(entry in problem for problem in status["problems"])
         assert not status["ok"]
@@ -238,7 +238,7 @@ def test_a_frozen_member_earns_but_does_not_spend(api: httpx.Client, site: Work,
         minute(site)
         assert redeem(api, "eve", reward).status_code == 201
         assert api.get("/v1/ledger/verification").json()["violations"] == []
-        assert "loyalty_ledger_violations 0.0" in httpx.get(f"{application.url}/metrics").text
+        assert "loyalty_ledger_violations 0.0" in httpx.get(f"{application.url}/metrics", timeout=30).text
     finally:
         db.ledger.update_one({"_id": number}, {"$inc": {"postings.0.points": -5}})
 
