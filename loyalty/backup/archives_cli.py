@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import click
 import msgspec
@@ -34,11 +35,12 @@ def init(tool: Tool) -> None:
 
 
 @click.command()
+@click.option("--accept-loss", is_flag=True, help="The ledger has lost more than half of itself, and that is meant.")
 @as_json
 @click.pass_obj
-def full(tool: Tool, wants_json: bool) -> None:
+def full(tool: Tool, accept_loss: bool, wants_json: bool) -> None:
     """Copy the whole database, as the beginning of a new chain."""
-    _take(tool.settings, "full", physical.full, wants_json)
+    _take(tool.settings, "full", partial(physical.full, accept_loss=accept_loss), wants_json)
 
 
 @click.command()

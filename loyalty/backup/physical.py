@@ -40,10 +40,18 @@ from loyalty.backup.target import hold, require_room
 _MAJORITY_WITHIN_S = 120
 
 
-def full(settings: Settings, target: Target, *, progress: Progress = discard) -> Archive:
-    """Begin a new chain. BackupError when that fails; nothing of it is then left."""
+class Lost(BackupError):
+    """The ledger, which only grows, has less than half of what is archived: this is hardly the database that was."""
+
+
+def full(settings: Settings, target: Target, *, accept_loss: bool = False, progress: Progress = discard) -> Archive:
+    """Begin a new chain. BackupError when that fails; nothing of it is then left.
+
+    Lost where an empty database stands in the place of the one that is archived: with a chain of it the good ones would
+    be let go one after the other, and `latest` would be nothing. `accept_loss` says that it is meant.
+    """
     with hold(target, "A full"):
-        return _take(settings, target, None, progress)
+        return _take(settings, target, None, progress, accept_loss=accept_loss)
 
 
 def incremental(settings: Settings, target: Target, *, progress: Progress = discard) -> Archive:
@@ -53,7 +61,9 @@ def incremental(settings: Settings, target: Target, *, progress: Progress = disc
         return _take(settings, target, chains[-1] if chains else None, progress)
 
 
-def _take(settings: Settings, target: Target, chain: Chain | None, progress: Progress) -> Archive:
+def _take(
+    settings: Settings, target: Target, chain: Chain | None, progress: Progress, *, accept_loss: bool = False
+) -> Archive:
     began = time.monotonic()
     remove(leftovers(target))
     catalogue = read_catalogue(target)
@@ -68,6 +78,8 @@ def _take(settings: Settings, target: Target, chain: Chain | None, progress: Pro
         if known is not None:
             return known
         _require_majority(settings, standing, facts)
+        if not accept_loss:
+            _refuse_loss(catalogue, f"{settings.database.name}.ledger", facts)
         require_room(settings, target, _guess(catalogue, kind, facts.bytes))
         name = _unused(catalogue, kind, facts)
         chain_id = chain.id if chain else name.removesuffix("-full")
@@ -126,6 +138,17 @@ def _continues(chain: Chain, facts: Facts) -> bool:
         last.fcv,
         last.replica_set,
     )
+
+
+def _refuse_loss(catalogue: Catalogue, ledger: str, facts: Facts) -> None:
+    last = max(catalogue.physical, key=lambda archive: archive.to, default=None)
+    there, archived = facts.counts.get(ledger, 0), last.counts.get(ledger, 0) if last else 0
+    if last is not None and there * 2 < archived:
+        raise Lost(
+            f"The ledger has {there:,} entries; the archive {last.id} has {archived:,}.",
+            "Is this the database, or an empty one in its place? What is archived can be restored: ./appliance restore "
+            "--to latest. If so much is gone on purpose: loyalty-backup full --accept-loss",
+        )
 
 
 def _with_this_state(chain: Chain, facts: Facts) -> Archive | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -204,6 +205,37 @@ def test_rule_1_an_entry_that_the_history_does_not_have_is_a_divergence(begun: S
     with_log(lone_member, lambda log: log.delete_one({"ts": piece.to.timestamp}))
     with pytest.raises(Diverged):
         archive_log(begun.settings, begun.target)
+
+
+def test_an_empty_database_in_the_place_of_the_archived_one_begins_no_chain(tmp_path: Path) -> None:
+    """A dead disk was replaced, and a new set begun on it: what is archived stays what is restored."""
+    member = Mongod(tmp_path / "member")
+    member.start()
+    try:
+        site = Site(tmp_path / "host", [member])
+        with member.connect() as client:
+            client.loyalty.ledger.insert_many([{"_id": number} for number in range(10)])
+        archive_what_is_new(site.settings, site.target)
+        before = read_catalogue(site.target)
+        member.stop()
+        shutil.rmtree(member.data)
+        replacement = Mongod(tmp_path / "member")
+        replacement.port, replacement.address = member.port, member.address
+        member = replacement
+        member.start()
+        with member.connect() as client:
+            client.loyalty.ledger.insert_many([{"_id": number} for number in range(4)])
+        with pytest.raises(physical.Lost, match=r"has 4 entries; the archive .* has 10.*--accept-loss"):
+            archive_what_is_new(site.settings, site.target)
+        assert read_catalogue(site.target) == before
+        assert "has 4 entries" in alarms(site.target)["full"]
+        taken = site.run("full", "--accept-loss")
+        assert taken.returncode == 0, taken.stderr
+        archive_what_is_new(site.settings, site.target)
+        assert alarms(site.target) == {}
+        assert read_catalogue(site.target).physical[-1].counts["loyalty.ledger"] == 4
+    finally:
+        member.stop()
 
 
 def test_a_set_whose_time_is_before_what_was_archived_is_waited_for(begun: Site, lone_member: Mongod) -> None:

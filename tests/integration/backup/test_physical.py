@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from pymongo import MongoClient
+from pymongo.errors import OperationFailure
 
 from loyalty.backup import physical
 from loyalty.backup.errors import BackupError
@@ -189,6 +190,12 @@ def test_rule_8_another_version_of_the_server_begins_a_new_chain(site: Site, mon
     second = physical.incremental(site.settings, site.target)
     assert (second.kind, second.server_version) == ("full", first.server_version)
     assert second.chain != first.chain
+
+
+def test_rule_9_the_server_has_no_cursor_for_backups(lone_member: Mongod) -> None:
+    """Which is why a member is locked, and its folder copied."""
+    with lone_member.connect() as client, pytest.raises(OperationFailure, match=r"Unrecognized.*\$backupCursor"):
+        client.admin.aggregate([{"$backupCursor": {}}])
 
 
 def test_a_member_that_cannot_be_asked_leaves_nothing_and_says_why(site: Site, lone_member: Mongod) -> None:
