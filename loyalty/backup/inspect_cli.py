@@ -1,4 +1,4 @@
-"""Commands for the documents themselves: dump, load, extract, beside."""
+"""Commands for the documents themselves: dump, load, export, extract, beside."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from loyalty.backup.dump import dump as take
 from loyalty.backup.dump import dump_from_archives
 from loyalty.backup.dump import load as load_into
 from loyalty.backup.errors import BackupError
+from loyalty.backup.export import export as as_mongodump
 from loyalty.backup.manifest import Archive, ClusterTime, Target, read_catalogue
 from loyalty.backup.raw import documents
 from loyalty.backup.records import noted
@@ -58,6 +59,17 @@ def load(tool: Tool, dump_id: str, into: Path) -> None:
     archive = _dump(tool.target, dump_id)
     data = load_into(tool.settings, tool.target, archive, into, progress=step_progress(("load",)))
     click.echo(f"{data} holds the database as of {archive.at}.")
+
+
+@click.command()
+@click.argument("dump_id", metavar="DUMP")
+@click.option("--into", type=click.Path(file_okay=False, path_type=Path), required=True, help="A new folder.")
+@click.pass_obj
+def export(tool: Tool, dump_id: str, into: Path) -> None:
+    """Write a dump (or `latest`) as mongodump does, in clear, for mongorestore and bsondump."""
+    archive = _dump(tool.target, dump_id)
+    count = as_mongodump(tool.settings, tool.target, archive, into, progress=step_progress(("export",)))
+    click.echo(f"{count:,} documents as of {archive.at}. Restore them with: mongorestore {into}")
 
 
 @click.command()
@@ -122,7 +134,7 @@ def beside(tool: Tool, file: Path, collection: str, uri_file: Path) -> None:
     click.echo(f"{count:,} documents in {collection}. Drop it when you have seen enough.")
 
 
-COMMANDS: tuple[click.Command, ...] = (dump, load, extract, beside)
+COMMANDS: tuple[click.Command, ...] = (dump, load, export, extract, beside)
 
 
 def _dump(target: Target, id: str) -> Archive:

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import bson
 import pytest
+from bson import json_util
 from pymongo import MongoClient
 
 from loyalty.backup.dump import DumpError, dump, dump_from_archives, load
@@ -23,6 +25,8 @@ from tests.integration.backup.conftest import Site
 from tests.servers import Mongod, ReplicaSet
 
 Document = dict[str, Any]
+
+NAMES = ("orders", "strict", "new")
 
 
 @pytest.fixture
@@ -108,6 +112,38 @@ def test_a_dump_is_the_moment_that_a_restore_makes(site: Site, shop: Client, tmp
     restore(site.settings, made.archive.to, tmp_path / "restored")
     with Scratch.in_folder(site.settings, tmp_path / "restored").replica_set("fresh") as client:
         assert content(client) == loaded
+
+
+def test_a_dump_is_written_as_the_servers_own_tools_write_one(site: Site, shop: Client, tmp_path: Path) -> None:
+    shop.shop.orders.insert_many([{"till": 1, "number": number} for number in range(100)])
+    made = dump(site.settings, site.target).archive
+    into = tmp_path / "exported"
+    done = site.run("export", "latest", "--into", str(into))
+    assert done.returncode == 0, done.stderr
+    files = {str(path.relative_to(into)) for path in into.rglob("*") if path.is_file()}
+    assert files == {
+        *(f"shop/{name}.{kind}" for name in ("strict", "orders") for kind in ("bson", "metadata.json")),
+        "shop/new.metadata.json",
+        *(f"admin/system.{name}.{kind}" for name in ("users", "roles") for kind in ("bson", "metadata.json")),
+        "admin/system.version.bson",
+    }
+    assert {path.stat().st_mode & 0o77 for path in into.rglob("*")} == {0}
+    assert bson.decode_all((into / "shop/orders.bson").read_bytes()) == list(shop.shop.orders.find({}))
+    orders, strict, new = (json_util.loads((into / f"shop/{name}.metadata.json").read_text()) for name in NAMES)
+    assert [index["key"] for index in orders["indexes"]] == [{"_id": 1}, {"till": 1, "number": -1}]
+    assert (orders["indexes"][1]["unique"], orders["collectionName"], orders["type"]) == (True, "orders", "collection")
+    assert strict["options"]["validator"] == {"n": {"$type": "int"}}
+    assert (new["type"], new["options"]["viewOn"], new["indexes"]) == ("view", "orders", [])
+    assert "anna" in {user["user"] for user in bson.decode_all((into / "admin/system.users.bson").read_bytes())}
+    (version,) = bson.decode_all((into / "admin/system.version.bson").read_bytes())
+    assert version == shop.admin["system.version"].find_one({"_id": "authSchema"})
+
+    again = site.run("export", made.id, "--into", str(into))
+    assert (again.returncode, "is there already" in again.stderr) == (1, True)
+    path = site.target.dumps / made.id / "shop.orders.bson.age"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert site.run("export", made.id, "--into", str(tmp_path / "damaged")).returncode == 1
+    assert not (tmp_path / "damaged").exists()
 
 
 def test_a_dump_from_archives_needs_no_server(site: Site, shop: Client, tmp_path: Path) -> None:
