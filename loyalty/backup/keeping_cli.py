@@ -214,7 +214,8 @@ def _source(settings: Settings) -> tuple[Source, float]:
     rate = store.megabytes_per_second * _MEGABYTE
     if store.path is not None:
         return Source(str(store.path)), rate
-    return Source(f"{store.ssh}::storage", remote_shell(store.key_file, settings.ssh.known_hosts_file)), rate
+    shell = remote_shell(store.key_file, settings.ssh.known_hosts_file, port=store.ssh_port)
+    return Source(f"{store.ssh}::storage", shell), rate
 
 
 def _far(settings: Settings) -> Far:

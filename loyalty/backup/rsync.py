@@ -52,7 +52,7 @@ def rsync(*arguments: str, shell: str | None = None, bytes_per_second: float = 0
     raise RsyncError(reason, is_full=any(mark in line for line in said for mark in _FULL))
 
 
-def remote_shell(key_file: Path, known_hosts_file: Path) -> str:
+def remote_shell(key_file: Path, known_hosts_file: Path, *, port: int = 22) -> str:
     """SSH with this key alone, to hosts that are known alone, that never asks and notices a host that is gone."""
     options = {
         "BatchMode": "yes",
@@ -63,7 +63,7 @@ def remote_shell(key_file: Path, known_hosts_file: Path) -> str:
         "ServerAliveInterval": "15",
     }
     given = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-    return shlex.join(["ssh", "-F", "none", "-T", "-a", "-x", "-i", str(key_file), *given])
+    return shlex.join(["ssh", "-F", "none", "-T", "-a", "-x", "-p", str(port), "-i", str(key_file), *given])
 
 
 def escaped(path: str) -> str:

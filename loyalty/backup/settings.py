@@ -65,6 +65,7 @@ class Member(_Section):
     ssh: str | None = Field(
         None, pattern=r"^[\w.-]+@[\w.:-]+$", description="USER@HOST whose forced command is the source program."
     )
+    ssh_port: int = Field(22, ge=1, le=65535, description="Where it is listened to.")
     command: tuple[str, ...] = Field((), description="Where the member runs on this host: the program, as a list.")
 
     @model_validator(mode="after")
@@ -83,6 +84,7 @@ class Files(_Section):
         pattern=r"^[\w.-]+@[\w.:-]+$",
         description="USER@HOST whose forced command is an rsync daemon with the read-only module `storage`.",
     )
+    ssh_port: int = Field(22, ge=1, le=65535, description="Where it is listened to.")
     key_file: Path = Field(Path("backup_ssh_files"), description="Private key whose use that host restricts.")
     megabytes_per_second: float = Field(0, ge=0, description="Most that is read in a second; 0: no limit.")
 

@@ -107,6 +107,7 @@ def _command(settings: Settings, member: Member) -> list[str]:
     return [
         *("ssh", "-F", "none", "-T", "-a", "-x", "-i", str(settings.ssh.key_file)),
         *(f"-o{name}={value}" for name, value in options.items()),
+        *("-p", str(member.ssh_port)),
         member.ssh,
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,25 @@ def test_the_program_accepts_its_settings(topology: str, keeper: str, system: st
     }[topology]
     assert settings.log.every_seconds == 900
     assert "secret-of-" not in file.read_text(encoding="utf-8")
+
+
+@systems
+def test_ssh_may_listen_elsewhere(system: str, tmp_path: Path) -> None:
+    hosts = {name: {"address": f"192.0.2.{last}", "ssh_port": 2222} for name, last in (("box1", 11), ("db1", 12))}
+    hosts["db2"] = {"address": "192.0.2.13", "ssh_port": 22}
+    at_db2 = partial(render, system=system, topology="three-server", host="db2", topology_hosts=hosts)
+    file = tmp_path / "backup.toml"
+    file.write_text(at_db2("backup/templates/backup.toml.j2"), encoding="utf-8")
+    settings = load_settings(file)
+    assert [member.ssh_port for member in settings.members] == [2222, 22, 2222]
+    assert settings.files is not None
+    assert settings.files.ssh_port == 2222
+    keys = {name: f"key-of-{name}" for name in hosts}
+    known = tmp_path / "known_hosts"
+    known.write_text(at_db2("backup/templates/known_hosts.j2", __backup_host_keys=keys))
+    for sought, key in (("[box1]:2222", "box1"), ("[192.0.2.12]:2222", "db1"), ("db2", "db2")):
+        found = subprocess.run(["ssh-keygen", "-F", sought, "-f", known], capture_output=True, text=True, check=False)
+        assert found.stdout.split()[-1] == f"key-of-{key}", sought
 
 
 @systems

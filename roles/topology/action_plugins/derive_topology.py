@@ -135,6 +135,7 @@ def derive(
         weights = {s: MEMORY_WEIGHTS[s] for s in services[name] if s in MEMORY_WEIGHTS}
         described[name] = {
             "address": addresses[name],
+            "ssh_port": _ssh_port(facts),
             "name_address": addresses[name] if name in visited else LOOPBACK,
             "services": services[name],
             "inbound": [
