@@ -6,19 +6,21 @@ balance is answered and nothing is decided from it. Applying an entry twice, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
 
+from bson.int64 import Int64
 from pymongo import ReplaceOne
 from pymongo.errors import BulkWriteError
 
 from loyalty.infra.mongo import Mongo
-from loyalty.ledger.entry import member_of, sequence_of
+from loyalty.ledger.entry import SEQUENCE_BITS, member_of, sequence_of
 from loyalty.ledger.movements import next_due
 from loyalty.ledger.state import Document, State
 
 _FIELDS = {"program": 1, "recorded_at": 1, "state": 1}
-_BATCH = 1000
+_MEMBERS: Final = 1000
+"""How many are rebuilt together."""
 
 
 def wallet_document(entry: Mapping[str, Any]) -> Document:
@@ -67,24 +69,34 @@ def project(db: Mongo, entries: Iterable[Mapping[str, Any]]) -> int:
 def rebuild(db: Mongo, *, progress: Callable[[int], None] = lambda entries: None) -> int:
     """Make the projection anew from the whole ledger; the number of wallets. Safe while the ledger is written.
 
-    `progress` is called with the number of entries read so far.
+    `progress` is called with the number of entries whose members have their wallets.
     """
     db.wallets.delete_many({})
-    members: set[int] = set()
-    heads: list[Document] = []
-    latest: Document | None = None
-    count = 0
-    for count, entry in enumerate(db.ledger.find({}, _FIELDS, sort=[("_id", 1)], batch_size=_BATCH), start=1):
-        if latest is not None and member_of(latest["_id"]) != member_of(entry["_id"]):
-            members.add(member_of(latest["_id"]))
-            heads.append(latest)
-        latest = entry
-        if len(heads) >= _BATCH:
-            project(db, heads)
-            heads.clear()
-            progress(count)
-    if latest is not None:
-        members.add(member_of(latest["_id"]))
-        project(db, [*heads, latest])
-    progress(count)
-    return len(members)
+    wallets = entries = 0
+    for ends in _ends(db):
+        project(db, db.ledger.find({"_id": {"$in": [end["last"] for end in ends]}}, _FIELDS))
+        wallets += len(ends)
+        entries += sum(end["entries"] for end in ends)
+        progress(entries)
+    return wallets
+
+
+def _ends(db: Mongo) -> Iterator[list[Document]]:
+    """For some members after the others, the last entry of each and how many there are. The index alone answers."""
+    begin = 1 << SEQUENCE_BITS
+    while first := db.ledger.find_one({"_id": {"$gte": Int64(begin)}}, {"_id": 1}, sort=[("_id", 1)]):
+        begin = member_of(first["_id"]) << SEQUENCE_BITS
+        end = begin + (_MEMBERS << SEQUENCE_BITS)
+        stages: list[Document] = [
+            {"$match": {"_id": {"$gte": Int64(begin), "$lt": Int64(end)}}},
+            {"$project": {"_id": 1}},
+            {
+                "$group": {
+                    "_id": {"$subtract": ["$_id", {"$mod": ["$_id", 1 << SEQUENCE_BITS]}]},
+                    "last": {"$max": "$_id"},
+                    "entries": {"$sum": 1},
+                }
+            },
+        ]
+        yield list(db.ledger.aggregate(stages))
+        begin = end
