@@ -78,18 +78,18 @@ def _time(site: Site, command: str) -> float:
 def _run_and_kill(site: Site, command: str, after_s: float) -> bool:
     """Whether it had to be killed: otherwise it ended before."""
     program = [sys.executable, "-m", "loyalty.backup", "--settings", str(site.path), command]
-    run = subprocess.Popen(
-        program, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        run.wait(after_s)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(run.pid, signal.SIGKILL)
-        run.wait()
-        return True
-    assert run.returncode == 0, f"{command} ended with {run.returncode}"
-    return False
+    with tempfile.TemporaryFile() as said:
+        run = subprocess.Popen(program, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True)
+        try:
+            run.wait(after_s)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(run.pid, signal.SIGKILL)
+            run.wait()
+            return True
+        said.seek(0)
+        assert run.returncode == 0, f"{command} ended with {run.returncode}: {said.read().decode()[-1000:]}"
+        return False
 
 
 def _look(site: Site, seen: set[str]) -> set[str]:
