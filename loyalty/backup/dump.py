@@ -15,6 +15,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -230,9 +231,10 @@ class _Dumping:
         )
 
     def _name(self) -> str:
-        """An id after the second of the state; with the operation's number when that second has one."""
-        name = self._at.stamp
-        return f"{name}.{self._at.i}" if (self._target.dumps / name).exists() else name
+        """An id after the second of the state, numbered from the second one of that second on."""
+        stamp = self._at.stamp
+        names = (f"{stamp}.{number}" if number > 1 else stamp for number in count(1))
+        return next(name for name in names if not (self._target.dumps / name).exists())
 
 
 def read_dump(target: Target, archive: Archive, name: str, identity: pyrage.x25519.Identity) -> Iterator[bytes]:

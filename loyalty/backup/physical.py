@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from typing import Literal
 
 from pymongo.errors import PyMongoError
@@ -81,7 +82,7 @@ def _take(
         if not accept_loss:
             _refuse_loss(catalogue, f"{settings.database.name}.ledger", facts)
         require_room(settings, target, _guess(catalogue, kind, facts.bytes))
-        name = _unused(catalogue, kind, facts)
+        name = _unused(target, catalogue, kind, facts)
         chain_id = chain.id if chain else name.removesuffix("-full")
         repository = Repository(target.repository(chain_id), passphrase)
         with _new_chain(target, chain_id, repository) if chain is None else _cleaned(chain, repository):
@@ -163,11 +164,14 @@ def _guess(catalogue: Catalogue, kind: str, size: int) -> int:
     return size * earlier[-1].stored_bytes // earlier[-1].bytes if earlier else 0
 
 
-def _unused(catalogue: Catalogue, kind: str, facts: Facts) -> str:
-    """An id after the second of the state; with the operation's number when that second has one of this kind."""
-    name = f"{facts.top.stamp}-{kind}"
-    taken = {archive.id for archive in catalogue.physical}
-    return name if name not in taken else f"{facts.top.stamp}.{facts.top.i}-{kind}"
+def _unused(target: Target, catalogue: Catalogue, kind: str, facts: Facts) -> str:
+    """An id after the second of the state, numbered from the second one of that second on."""
+    taken = {archive.id for archive in catalogue.physical} | {
+        f"{folder.name}-full" for folder in target.chains.iterdir()
+    }
+    stamp = facts.top.stamp
+    stamps = (f"{stamp}.{number}" if number > 1 else stamp for number in count(1))
+    return next(name for each in stamps if (name := f"{each}-{kind}") not in taken)
 
 
 @contextmanager

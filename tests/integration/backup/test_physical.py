@@ -180,6 +180,13 @@ def test_an_incremental_without_a_full_is_one(site: Site) -> None:
     assert physical.incremental(site.settings, site.target).kind == "full"
 
 
+def test_fulls_of_one_second_each_have_a_chain(site: Site) -> None:
+    """Three in a row, while nothing is written."""
+    taken = [physical.full(site.settings, site.target) for _ in range(3)]
+    assert len({archive.id for archive in taken}) == 3
+    assert sorted(chain.id for chain in read_catalogue(site.target).chains) == sorted(one.chain or "" for one in taken)
+
+
 def test_rule_8_another_version_of_the_server_begins_a_new_chain(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the chain holds was written by another version: its blocks are no ground to build on."""
     first = physical.full(site.settings, site.target)
