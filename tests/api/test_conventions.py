@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import time
+from contextlib import closing
 from typing import Any
 from urllib.parse import unquote
 
@@ -158,6 +160,24 @@ class TestTheShortWay:
         assert defects(api.post("/v1/events?x=1", json={"source": "s"}))
         problem(api.get("/v1/events"), 405, "method_not_allowed")
         problem(api.put("/v1/members/ext:1/balance"), 405, "method_not_allowed")
+
+    @pytest.mark.parametrize(("path", "status"), [("/v1/events", 413), ("/v1/members", 413), ("/v1/nothing", 404)])
+    def test_a_refusal_leaves_the_connection_as_it_was(
+        self, application: Application, api_key: str, path: str, status: int
+    ) -> None:
+        """Whatever was left of the body: the next request on it is answered."""
+        headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
+        connection = http.client.HTTPConnection("127.0.0.1", application.port, timeout=30)
+        with closing(connection):
+            for body in (b" " * (3 << 20), iter([b" " * (1 << 20)] * 3)):  # of a length that is told, and in pieces
+                connection.request("POST", path, body=body, headers=headers)
+                answer = connection.getresponse()
+                answer.read()
+                assert (answer.status, answer.getheader("Connection")) == (status, "keep-alive")
+                connection.request("POST", "/v1/events", body=b"{}", headers=headers)
+                answer = connection.getresponse()
+                answer.read()
+                assert answer.status == 422
 
     def test_paths(self, api: httpx.Client) -> None:
         for value in ("a b", "a%2Fb", "%C3%A4"):

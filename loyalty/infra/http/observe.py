@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
@@ -16,6 +17,7 @@ from loyalty.infra.metrics import RequestMetrics
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _SLOW_SECONDS = 1.0
+_MOST_UNREAD = 64 << 20
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds by machines
 
 log = structlog.get_logger("loyalty.request")
@@ -33,6 +35,19 @@ def keep_escaped_slashes(environ: dict[str, Any], target: str) -> None:
     if path.startswith("/") and "%2f" in path.lower():
         marked = re.sub("%2f", quote(ESCAPED_SLASH), path, flags=re.IGNORECASE)
         environ["PATH_INFO"] = unquote_to_bytes(marked).decode("latin-1")
+
+
+def read_to_the_end(environ: dict[str, Any]) -> None:
+    """Read what a refusal has left of the body, so that the connection can be used again.
+
+    gunicorn throws away 64 KiB of it, and then ends a connection of which the client was told that it goes on: the
+    next request would have no answer. It cannot be made to say so either.
+    """
+    body, unread = environ["wsgi.input"], _MOST_UNREAD
+    # Who is gone meanwhile, or sends something else than HTTP, has no next request.
+    with suppress(Exception):
+        while unread > 0 and (part := body.read(1 << 16)):
+            unread -= len(part)
 
 
 class Observed:
@@ -66,7 +81,10 @@ class Observed:
             return start_response(line, headers, exc_info)
 
         try:
-            return self._application(environ, start)
+            answer = self._application(environ, start)
+            if status >= "400":
+                read_to_the_end(environ)
+            return answer
         finally:
             seconds = time.perf_counter() - started
             rule = environ.get("loyalty.route", "unmatched")
