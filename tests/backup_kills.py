@@ -25,7 +25,7 @@ from loyalty.backup.manifest import read_catalogue
 from loyalty.backup.repository import Repository
 from loyalty.backup.sealed import read_sealed, sha256_of
 from loyalty.backup.settings import read_secret
-from tests.integration.backup.conftest import Site
+from tests.integration.backup.conftest import SOURCE, Site
 from tests.servers import REPOSITORY, Mongod, wait_until
 
 COMMANDS = ("full", "incremental", "log")
@@ -53,9 +53,9 @@ def torture(site: Site, member: Mongod, *, times: int, chance: random.Random) ->
             was_killed = _run_and_kill(site, command, chance.uniform(0.2, 1.1) * usual_s[command])
             (tally.killed if was_killed else tally.finished)[command] += 1
             wait_until(
-                lambda: not client.admin.command("currentOp").get("fsyncLock"),
-                timeout_s=10,
-                failure=lambda: "the member is left locked",
+                lambda: not client.admin.command("currentOp").get("fsyncLock") and not _is_asked(member),
+                timeout_s=20,
+                failure=lambda: "the member is left locked, or goes on copying",
             )
             seen |= _look(site, seen)
             if number % 20 == 19:
@@ -65,6 +65,12 @@ def torture(site: Site, member: Mongod, *, times: int, chance: random.Random) ->
     tally.archives = len(seen)
     _read_everything(site)
     return tally
+
+
+def _is_asked(member: Mongod) -> bool:
+    """Whether the member's side of a run is still there: it ends by itself once nobody listens."""
+    program = f"{SOURCE.name} {member.directory}"
+    return subprocess.run(["pgrep", "--full", program], stdout=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def _time(site: Site, command: str) -> float:
