@@ -38,6 +38,7 @@ class LabSite:
         self.api_key = found.api_key
         self.verify = ssl.create_default_context(cafile=found.ca_file)
         self._vault = Path(found.vault_file)
+        self.directory = self._vault.parent
 
     def client(self, api_key: str | None = None, *, timeout_s: float = 60) -> httpx.Client:
         """A client with the site's own key, or with another."""

@@ -8,8 +8,19 @@ application host).
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
+
+from loyalty.ops.environment import tool_environment
+from loyalty.ops.errors import Failure
+from loyalty.ops.site import CHECKOUT, Site
+from tests.lab_site import LabSite
 
 RUNBOOK = Path(__file__).parents[1] / "docs" / "operator" / "recovery.md"
 
@@ -41,3 +52,46 @@ def steps(procedure: str | None = None, *, site: str = SITE, instant: str = INST
     if not found:
         raise LookupError(f"The runbook has no procedure {procedure}.")
     return found
+
+
+def follow(
+    site: LabSite,
+    procedure: str,
+    *,
+    instant: str = INSTANT,
+    where: str = "control",
+    host: str | None = None,
+    refused: Collection[str] = (),
+) -> str:
+    """Type what the procedure says there, and give what was printed. AssertionError or Failure when a command fails.
+
+    `host` is the one whose root types it, where that is not the control machine. Commands that are `refused` there
+    must fail, and what they say counts.
+    """
+    printed = []
+    for step in steps(procedure, site=site.lab.site, instant=instant):
+        if step.where != where:
+            continue
+        if host is None:
+            printed.append(_typed(site, step.command))
+        elif step.command in refused:
+            with pytest.raises(Failure) as failure:
+                site.run_on(host, [step.command])
+            printed.append(str(failure.value))
+        else:
+            printed.append(site.run_on(host, [step.command]))
+    assert printed, f"there is nothing to type at {where}"
+    return "\n".join(printed)
+
+
+def _typed(site: LabSite, command: str) -> str:
+    program, *words = shlex.split(command)
+    if program == "./appliance":
+        line = [sys.executable, "-m", "loyalty.ops", *words]
+    else:  # a playbook; the inventory of a lab site is the example that it follows, and what the lab adds to it
+        beside = Path(sys.executable).with_name(Path(program).name)
+        inventories = ("inventory/three-server", str(Site(site.lab.site).inventory))
+        line = [str(beside), *(word for each in inventories for word in ("-i", each)), words[-1]]
+    done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout

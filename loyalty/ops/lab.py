@@ -124,6 +124,16 @@ class Lab:
         site = self._existing()
         self._server(site, self._known(site, name)).kill(_groups(site, name))
 
+    def wipe(self, name: str) -> None:
+        """Put a new server in the place of one: same name and address, nothing on its disk, other host keys."""
+        with self._site_lock():
+            site = self._existing()
+            self._server(site, self._known(site, name)).remove(_groups(site, name))
+            site.cgroups.pop(name, None)
+            site.save()
+        self.boot(name)
+        self._write_known_hosts(site)
+
     def freeze(self, name: str) -> None:
         """Stop everything in a server where it stands, as a machine that hangs: connections stay open and silent."""
         self._freeze(name, frozen=True)

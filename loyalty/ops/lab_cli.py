@@ -84,6 +84,15 @@ def boot(site: str, host: str) -> None:
 @lab.command()
 @site_option
 @_one_host_option
+def wipe(site: str, host: str) -> None:
+    """Put a new server in the place of one: same name and address, an empty disk."""
+    with Steps().step(f"Replacing {host}") as step:
+        Lab(site, (host,), step.say).wipe(host)
+
+
+@lab.command()
+@site_option
+@_one_host_option
 def freeze(site: str, host: str) -> None:
     """Let a server hang: everything in it stops where it stands, connections stay open and silent."""
     with Steps().step(f"Freezing {host}"):

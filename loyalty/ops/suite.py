@@ -97,6 +97,9 @@ SECTIONS = (
     Section("restore-drill", "backups under load; the data of every member is destroyed, and comes back", (
         Check("restore-drill", "molecule test --scenario-name restore-drill"),
     ), needs_root=True),
+    Section("runbook", "every loss that the operator's runbook knows, made and mended word for word", (
+        Check("runbook", "molecule test --scenario-name runbook"),
+    ), needs_root=True, is_long=True),
     Section("two-server", "the application on one server, its database on another", (
         Check("two-server", "molecule test --scenario-name two-server"),
     ), needs_root=True, is_long=True),

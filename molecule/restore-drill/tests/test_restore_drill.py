@@ -6,7 +6,6 @@ The tests tell one story and follow each other: backups under load, a look at th
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 import threading
@@ -58,17 +57,6 @@ class Story:
         done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
-
-    def type(self, procedure: str, *, instant: str = runbook.INSTANT) -> None:
-        """Follow the runbook on the control machine, word for word. Every command must succeed."""
-        for step in runbook.steps(procedure, site=self.site.lab.site, instant=instant):
-            program, *words = shlex.split(step.command)
-            assert (step.where, program) == ("control", "./appliance")
-            line = [sys.executable, "-m", "loyalty.ops", *words]
-            done = subprocess.run(
-                line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
 
     def state(self) -> dict[str, Any]:
         """What `status` sees of the backups."""
@@ -137,10 +125,10 @@ def test_the_database_of_every_member_is_destroyed_while_clients_write(story: St
 
 
 def test_the_second_in_the_middle_is_exact(story: Story) -> None:
-    story.type("look-beside", instant=story.middle)
+    runbook.follow(story.site, "look-beside", instant=story.middle)
     there = story.site.ask(KEEPER, LEDGER, port=SCRATCH_PORT, tls=False)
     assert there == story.ledger_then
-    story.type("end-look")
+    runbook.follow(story.site, "end-look")
 
 
 @contextmanager
@@ -172,7 +160,7 @@ def answers(site: LabSite) -> Iterator[list[tuple[int, str]]]:
 def test_the_site_comes_back_to_the_last_archived_instant(story: Story, capsys: Capsys) -> None:
     began = time.monotonic()
     with answers(story.site) as seen:
-        story.type("lost-disk")
+        runbook.follow(story.site, "lost-disk")
     took = time.monotonic() - began
     lost_s = story.destroyed_at - story.archived_until
     with capsys.disabled():
