@@ -72,19 +72,22 @@ def archive_log(settings: Settings, target: Target, *, slice_bytes: int = SLICE_
     with hold(target, "The log", part="log"):
         remove(log_leftovers(target))
         identity = read_identity(settings.identity_file)
-        found = standings(settings)
+        found = in_order(standings(settings), most_lag_s=settings.limits.most_lag_seconds)
         problem: BackupError | None = None
-        for standing in in_order(found, most_lag_s=settings.limits.most_lag_seconds):
-            try:
-                with connect(settings, standing.member) as client:
-                    return _Archiving(settings, target, identity, client, standing, slice_bytes).run()
-            except (Behind, PyMongoError) as error:
-                problem = problem or _as_problem(standing, error)
+        # A member that has just copied the others has a young log. Only when nobody has more does it begin anew.
+        for begins_anew in (False, True):
+            for standing in found:
+                try:
+                    with connect(settings, standing.member) as client:
+                        archiving = _Archiving(settings, target, identity, client, standing, slice_bytes)
+                        return archiving.run(begins_anew=begins_anew)
+                except (Gap, Behind, PyMongoError) as error:
+                    problem = _as_problem(standing, error)
         raise problem or BackupError("No member can be asked for its log.", "Check the replica set: ./appliance status")
 
 
-def _as_problem(standing: Standing, error: Behind | PyMongoError) -> BackupError:
-    if isinstance(error, Behind):
+def _as_problem(standing: Standing, error: Gap | Behind | PyMongoError) -> BackupError:
+    if isinstance(error, BackupError):
         return error
     return BackupError(f"{standing.member.address} does not give its log: {error}", "Check the unit mongod on it.")
 
@@ -153,19 +156,27 @@ class _Archiving:
             "agent": __version__,
         }
 
-    def run(self) -> list[Archive]:
+    def run(self, *, begins_anew: bool) -> list[Archive]:
         catalogue = read_catalogue(self._target)
-        return list(self._heal(catalogue)) + list(self._slices(self._anchor(catalogue), self._standing.majority))
+        anchor = self._anchor(catalogue, begins_anew=begins_anew)
+        return list(self._heal(catalogue)) + list(self._slices(anchor, self._standing.majority))
 
-    def _anchor(self, catalogue: Catalogue) -> Anchor:
-        """Where to go on: at the last slice's end, or after a break at the end of a later full or incremental."""
+    def _anchor(self, catalogue: Catalogue, *, begins_anew: bool) -> Anchor:
+        """Where to go on: at the last slice's end, or else (`begins_anew`) at the end of a later full or incremental.
+
+        The history of another set always begins anew.
+        """
         last = max(catalogue.slices, key=lambda piece: piece.to, default=None)
         problem: BackupError | None = None
         if last is not None:
             anchor = Anchor(last.to, last.last_sha256 or "", last.id)
             try:
                 self._require(anchor)
-            except (Gap, Diverged) as error:
+            except Gap as error:
+                if not begins_anew:
+                    raise
+                problem = error
+            except Diverged as error:
                 problem = error
             else:
                 return anchor

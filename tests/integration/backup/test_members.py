@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -291,4 +292,33 @@ def test_rule_1_what_only_one_member_has_is_not_archived_and_its_copy_is_not_bel
         failure=lambda: "the log does not go on",
     )
     assert archived(site, "lonely") == ["kept"]
+    assert len(read_catalogue(site.target).spans) == 1
+
+
+def test_a_member_that_was_made_anew_has_a_young_log_and_the_others_the_rest(
+    site: Site, replica_set: ReplicaSet
+) -> None:
+    """It is asked first, being passive. No gap, and no new full, while anybody has what follows the last slice."""
+    physical.full(site.settings, site.target)
+    with connect(replica_set) as client:
+        client.shop.young.insert_one({"_id": 1})
+        archive_log(site.settings, site.target)
+        young = replica_set.secondaries()[0]
+        reconfigure(replica_set, young, priority=0)
+        client.shop.young.insert_one({"_id": 2})
+        try:
+            young.kill()
+            shutil.rmtree(young.data)
+            young.data.mkdir()
+            young.start()
+            replica_set.wait_until_whole()
+            client.shop.young.insert_one({"_id": 3})
+            (piece, *_) = archive_log(site.settings, site.target)
+            assert piece.server != young.address
+            client.shop.young.insert_one({"_id": 4})
+            (piece, *_) = archive_log(site.settings, site.target)
+            assert piece.server == young.address, "by now it has what follows"
+        finally:
+            reconfigure(replica_set, young, priority=1)
+    assert archived(site, "young") == [1, 2, 3, 4]
     assert len(read_catalogue(site.target).spans) == 1
