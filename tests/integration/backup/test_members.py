@@ -7,12 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import bson
 import pytest
 from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from pymongo.write_concern import WriteConcern
 
 from loyalty.backup import physical
@@ -34,6 +36,12 @@ def replica_set(servers_directory: Path) -> Iterator[ReplicaSet]:
         yield members
     finally:
         members.stop()
+
+
+@pytest.fixture
+def at_end() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
 
 
 @pytest.fixture
@@ -99,6 +107,32 @@ def reconfigure(replica_set: ReplicaSet, member: Member, **fields: object) -> No
                 one.update(fields)
         configuration["version"] += 1
         client.admin.command("replSetReconfig", configuration)
+
+
+@contextmanager
+def unhurried(replica_set: ReplicaSet) -> Iterator[None]:
+    """Meanwhile a primary that is alone does not step down for a minute, however slow the machine is."""
+
+    def set_timeout(milliseconds: int) -> None:
+        with connect(replica_set) as client:
+            configuration = client.admin.command("replSetGetConfig")["config"]
+            configuration["settings"]["electionTimeoutMillis"] = milliseconds
+            configuration["version"] += 1
+            client.admin.command("replSetReconfig", configuration)
+
+    set_timeout(60_000)
+    try:
+        yield
+    finally:
+        set_timeout(2000)
+
+
+def stands_for_election(member: Member) -> bool:
+    try:
+        member.ask("replSetStepUp", timeout_s=5)
+    except PyMongoError:
+        return False
+    return True
 
 
 def test_a_secondary_is_copied_and_the_primary_only_for_want_of_one(site: Site, replica_set: ReplicaSet) -> None:
@@ -243,11 +277,12 @@ def test_a_failover_while_the_log_is_archived_leaves_no_gap(site: Site, replica_
 
 
 def test_rule_1_what_only_one_member_has_is_not_archived_and_its_copy_is_not_believed(
-    site: Site, replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch
+    site: Site, replica_set: ReplicaSet, monkeypatch: pytest.MonkeyPatch, at_end: ExitStack
 ) -> None:
     """A real rollback: a primary takes a write that no other member gets, is copied, dies, and comes back to another
     history."""
     physical.full(site.settings, site.target)
+    at_end.enter_context(unhurried(replica_set))
     primary = replica_set.primary()
     others = replica_set.secondaries()
     with MongoClient[dict[str, Any]](f"mongodb://{primary.address}/?directConnection=true") as client:
@@ -267,6 +302,7 @@ def test_rule_1_what_only_one_member_has_is_not_archived_and_its_copy_is_not_bel
         primary.kill()
         for member in others:
             member.start()
+        wait_until(lambda: stands_for_election(others[0]), timeout_s=30, failure=lambda: "nobody is elected")
         with connect(replica_set) as client:
             client.shop.lonely.insert_one({"_id": "kept"})
         primary.start()
