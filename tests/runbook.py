@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,10 +69,10 @@ def follow(
     they do their work and end by naming the problems that still stand: those fail, and what they say counts.
     """
     printed = []
-    for step in steps(procedure, site=site.lab.site, instant=instant):
+    for as_printed, step in zip(steps(procedure), steps(procedure, site=site.lab.site, instant=instant), strict=True):
         if step.where != where:
             continue
-        if step.command.replace(site.lab.site, SITE).replace(instant, INSTANT) in ends_with_problems:
+        if as_printed.command in ends_with_problems:
             with pytest.raises((AssertionError, Failure)) as failure:
                 _typed(site, step.command, host)
             printed.append(str(failure.value))
@@ -92,6 +92,16 @@ def _typed(site: LabSite, command: str, host: str | None) -> str:
         beside = Path(sys.executable).with_name(Path(program).name)
         inventories = ("inventory/three-server", str(Site(site.lab.site).inventory))
         line = [str(beside), *(word for each in inventories for word in ("-i", each)), words[-1]]
+    return at_control(line)
+
+
+def at_control(line: Sequence[str]) -> str:
+    """What a command prints on the control machine. AssertionError with all of it when it fails."""
     done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{shlex.join(line)}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+def appliance(site: LabSite, *words: str) -> str:
+    """What `./appliance WORDS --site SITE` prints. AssertionError with all of it when it fails."""
+    return at_control([sys.executable, "-m", "loyalty.ops", *words, "--site", site.lab.site])

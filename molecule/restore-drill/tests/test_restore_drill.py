@@ -51,13 +51,6 @@ class Story:
     def __post_init__(self) -> None:
         self.early, self.late = Writers(self.site, self.key), Writers(self.site, self.key)
 
-    def appliance(self, *words: str) -> str:
-        """What `./appliance WORDS --site SITE` prints. It must succeed."""
-        line = [sys.executable, "-m", "loyalty.ops", *words, "--site", self.site.lab.site]
-        done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
     def state(self) -> dict[str, Any]:
         """What `status` sees of the backups."""
         line = [sys.executable, "-m", "loyalty.ops", "status", "--json", "--site", self.site.lab.site]
@@ -79,10 +72,10 @@ def wait_for_the_clock(second: int) -> None:
 
 def test_backups_are_taken_under_load(story: Story) -> None:
     with story.early.writing():
-        story.appliance("backup", "--full", "--log", "--files")
+        runbook.appliance(story.site, "backup", "--full", "--log", "--files")
         for _ in range(20):
             story.early.wait_for_more()
-        story.appliance("backup", "--incremental", "--log")
+        runbook.appliance(story.site, "backup", "--incremental", "--log")
     assert story.early.failures == []
     backup = story.state()
     assert {"full", "incremental", "files"} <= backup["good"].keys()
@@ -100,7 +93,7 @@ def test_a_second_in_the_middle_is_marked(story: Story) -> None:
 
 
 def test_the_drill_passes_and_says_how_fast_it_was(story: Story, capsys: Capsys) -> None:
-    told = json.loads(story.appliance("drill", "restore", "--json"))
+    told = json.loads(runbook.appliance(story.site, "drill", "restore", "--json"))
     with capsys.disabled():
         print(f"\ndrill: RTO {told['rto_seconds']} s, RPO {told['rpo_seconds']} s, {told['entries']} entries")
     assert told["ok"]
@@ -113,7 +106,7 @@ def test_the_database_of_every_member_is_destroyed_while_clients_write(story: St
     with story.late.writing(to_the_end=False):
         for _ in range(20):
             story.late.wait_for_more()
-        story.appliance("backup", "--log")
+        runbook.appliance(story.site, "backup", "--log")
         reached = story.state()["log_reaches"]
         story.archived_until = datetime.fromisoformat(reached.replace("Z", "+00:00")).timestamp()
         story.late.wait_for_more()

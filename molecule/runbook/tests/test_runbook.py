@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -19,9 +17,7 @@ from typing import Any
 import pytest
 
 from loyalty.infra.ids import entry_id
-from loyalty.ops.environment import tool_environment
 from loyalty.ops.errors import Failure
-from loyalty.ops.site import CHECKOUT
 from tests import runbook
 from tests.lab_site import LabSite, new_program
 from tests.servers import wait_until
@@ -53,13 +49,6 @@ class Story:
 
     def __post_init__(self) -> None:
         self.early, self.late = Writers(self.site, self.key), Writers(self.site, self.key)
-
-    def appliance(self, *words: str) -> str:
-        """What `./appliance WORDS --site SITE` prints. It must succeed."""
-        line = [sys.executable, "-m", "loyalty.ops", *words, "--site", self.site.lab.site]
-        done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
     def follow(self, procedure: str, *, where: str = "control", ends_with_problems: Collection[str] = ()) -> str:
         """Type a procedure of the runbook with the good second in it."""
@@ -113,7 +102,7 @@ def test_all_is_well_and_backed_up(story: Story) -> None:
         made = client.post("/v1/files", content=CONTENT, headers={"Content-Type": "text/plain"}).raise_for_status()
         story.download = "/" + made.json()["download_url"].split("/", 3)[3]
     with story.early.writing():
-        story.appliance("backup", "--full", "--log", "--files")
+        runbook.appliance(story.site, "backup", "--full", "--log", "--files")
         for _ in range(20):
             story.early.wait_for_more()
     story.now_is_good()
@@ -121,7 +110,7 @@ def test_all_is_well_and_backed_up(story: Story) -> None:
     with story.late.writing():
         for _ in range(20):
             story.late.wait_for_more()
-    story.appliance("backup", "--log", "--files")
+    runbook.appliance(story.site, "backup", "--log", "--files")
     story.follow("first")
     story.follow("first", where="keeper")
     assert story.content() == (200, CONTENT)
@@ -144,7 +133,7 @@ def test_or_everything_goes_back_and_that_can_be_undone(story: Story) -> None:
     (*_, last) = (story.site.directory / "restores.jsonl").read_text().splitlines()
     undo = json.loads(last)["undo"]
     assert undo["ok"], undo
-    story.appliance("restore", "--to", undo["at"], "--confirm", story.site.lab.site)
+    runbook.appliance(story.site, "restore", "--to", undo["at"], "--confirm", story.site.lab.site)
     assert story.late.applied() == len(story.late.acknowledged) > 0
     assert story.early.applied() == len(story.early.acknowledged)
     assert story.on_primary("db.rewards.count_documents({})") == 0, "as it was before the restore that was undone"
@@ -158,7 +147,7 @@ def test_a_wrong_import_is_taken_back_event_by_event(story: Story) -> None:
         for name in names:
             wrong = {"source": "import", "id": name, "type": "purchase", "member": {"external_id": name}}
             client.post("/v1/events", json={**wrong, "amount": "50.00", "currency": "USD"}).raise_for_status()
-        story.appliance("backup", "--log")
+        runbook.appliance(story.site, "backup", "--log")
         story.follow("wrong-import")
         for name in names:
             refund = {"source": "import", "id": f"undo-{name}", "type": "refund", "member": {"external_id": name}}
@@ -172,7 +161,7 @@ def test_a_wrong_import_is_taken_back_event_by_event(story: Story) -> None:
 def test_a_corrupted_entry_is_named_and_its_member_is_brought_out(story: Story) -> None:
     """Of the first member, whom the runbook names. Afterwards it is changed back, as nobody but this test can."""
     story.now_is_good()
-    story.appliance("backup", "--log")
+    runbook.appliance(story.site, "backup", "--log")
     number = story.on_primary("db.ledger.find_one({}, sort=[('_id', 1)])['_id']")
     kind = story.on_primary(f"db.ledger.find_one({{'_id': {number}}})['kind']")
     change = "db.ledger.update_one({{'_id': {}}}, {{'$set': {{'kind': {!r}}}}}).modified_count"
@@ -189,7 +178,7 @@ def test_the_only_application_server_is_lost_and_made_anew(story: Story) -> None
     before, windows = story.on_primary(LEDGER), story.windows()
     story.site.lab.wipe(APP)
     story.follow("lost-server")
-    story.appliance("backup", "--log")
+    runbook.appliance(story.site, "backup", "--log")
     assert story.windows() == windows, "what happened meanwhile can be restored as well"
     assert {tuple(entry) for entry in before} <= {tuple(entry) for entry in story.on_primary(LEDGER)}
     assert story.content()[0] != 200
@@ -199,7 +188,7 @@ def test_the_only_application_server_is_lost_and_made_anew(story: Story) -> None
 
 def test_ransomware_is_noticed_and_what_it_left_is_not_restored(story: Story) -> None:
     story.now_is_good()
-    story.appliance("backup", "--log", "--files")
+    runbook.appliance(story.site, "backup", "--log", "--files")
     story.site.run_on(APP, ["find /mnt/storage/files -type f -exec sh -c 'head -c 100 /dev/urandom > \"$1\"' _ {} \\;"])
     with pytest.raises(Failure, match="not what their names say"):
         story.site.run_on(KEEPER, ["loyalty-backup files"])
