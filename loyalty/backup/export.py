@@ -10,9 +10,7 @@ Tools 100.x (https://www.mongodb.com/docs/database-tools/mongodump/).
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -22,6 +20,7 @@ from bson import json_util
 
 from loyalty.backup.dump import COLLECTIONS, DumpError, read_dump
 from loyalty.backup.manifest import Archive, Target
+from loyalty.backup.raw import write_new
 from loyalty.backup.restore import Progress
 from loyalty.backup.sealed import read_identity
 from loyalty.backup.settings import Settings
@@ -46,15 +45,15 @@ def export(settings: Settings, target: Target, archive: Archive, into: Path, *, 
             folder = into / one["database"]
             folder.mkdir(mode=0o700, exist_ok=True)
             name = quote(one["name"], safe="")
-            _write(folder / f"{name}.metadata.json", [_metadata(one)])
+            write_new(folder / f"{name}.metadata.json", [_metadata(one)])
             if one["kind"] != "collection":
                 continue
             file = folder / f"{name}.bson"
-            count += _write(file, read_dump(target, archive, f"{one['database']}.{one['name']}", identity))
+            count += write_new(file, read_dump(target, archive, f"{one['database']}.{one['name']}", identity))
             size += file.stat().st_size
             progress("export", size, max(archive.bytes, 1))
         if (into / "admin").is_dir():
-            _write(into / "admin" / "system.version.bson", [bson.encode(_USERS_FORMAT)])
+            write_new(into / "admin" / "system.version.bson", [bson.encode(_USERS_FORMAT)])
     except BaseException:
         shutil.rmtree(into)
         raise
@@ -65,14 +64,3 @@ def _metadata(one: dict[str, Any]) -> bytes:
     described: dict[str, Any] = {"options": one["options"]} if one["options"] else {}
     described |= {"indexes": one["indexes"], "collectionName": one["name"], "type": one["kind"]}
     return json_util.dumps(described, json_options=json_util.CANONICAL_JSON_OPTIONS).encode()
-
-
-def _write(path: Path, parts: Iterable[bytes]) -> int:
-    """Write a new file that nobody else can read; how many parts there were."""
-    count = 0
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for part in parts:
-            count += 1
-            file.write(part)
-    return count

@@ -6,7 +6,6 @@ line, it is for people and scripts; as BSON it can be put beside the live data, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from pymongo.errors import CollectionInvalid
 from loyalty.backup.dump import read_dump
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Archive, ClusterTime, Target
-from loyalty.backup.raw import RAW, batches
+from loyalty.backup.raw import RAW, batches, write_new
 from loyalty.backup.restore import Progress, restore, room
 from loyalty.backup.scratch import Client, Document, Scratch
 from loyalty.backup.sealed import read_identity
@@ -88,18 +87,10 @@ def from_archives(
 
 
 def write(documents: Iterable[bytes], out: Path) -> int:
-    """Write them to a new file, as BSON when its name ends with .bson, else as JSON lines; how many there were.
-
-    Nobody but its owner can read the file: it holds what the database held.
-    """
-    count = 0
-    as_bson = out.suffix == ".bson"
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for raw in documents:
-            count += 1
-            file.write(raw if as_bson else json_util.dumps(bson.decode(raw)).encode() + b"\n")
-    return count
+    """Write them to a new file, as BSON when its name ends with .bson, else as JSON lines; how many there were."""
+    if out.suffix == ".bson":
+        return write_new(out, documents)
+    return write_new(out, (json_util.dumps(bson.decode(raw)).encode() + b"\n" for raw in documents))
 
 
 def put_beside(documents: Iterable[bytes], uri: str, database: str, collection: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -55,3 +57,14 @@ def batches(raw: Iterable[bytes], *, size: int) -> Iterator[list[RawBSONDocument
             batch, held = [], 0
     if batch:
         yield batch
+
+
+def write_new(path: Path, parts: Iterable[bytes]) -> int:
+    """Write a new file for its owner alone, since it holds what the database held; how many parts there were."""
+    count = 0
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        for part in parts:
+            count += 1
+            file.write(part)
+    return count
