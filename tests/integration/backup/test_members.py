@@ -99,6 +99,18 @@ def archived(site: Site, collection: str) -> list[Any]:
     return sorted(found)
 
 
+def archive_until(site: Site, collection: str, number: Any) -> set[str]:
+    """Who gave the slices until it is archived: a secondary learns a moment later what a majority has."""
+    servers: set[str] = set()
+
+    def is_archived() -> bool:
+        servers.update(piece.server for piece in archive_log(site.settings, site.target))
+        return number in archived(site, collection)
+
+    wait_until(is_archived, timeout_s=30, failure=lambda: f"{number} of {collection} is not archived")
+    return servers
+
+
 def reconfigure(replica_set: ReplicaSet, member: Member, **fields: object) -> None:
     with connect(replica_set) as client:
         configuration = client.admin.command("replSetGetConfig")["config"]
@@ -160,11 +172,7 @@ def test_rule_6_a_hidden_member_comes_first_and_can_be_read(site: Site, replica_
         assert (archive.server, archive.role) == (hidden.address, "secondary")
         with connect(replica_set) as client:
             client.shop.hidden.insert_one({"_id": 1})
-        wait_until(
-            lambda: any(one.server == hidden.address for one in archive_log(site.settings, site.target)),
-            timeout_s=30,
-            failure=lambda: "nothing is archived",
-        )
+        assert archive_until(site, "hidden", 1) == {hidden.address}
         assert archived(site, "hidden") == [1]
     finally:
         reconfigure(replica_set, hidden, hidden=False, priority=1)
@@ -234,15 +242,7 @@ def test_a_failover_during_a_full_costs_nothing_of_it(site: Site, replica_set: R
     # The log goes on from it under the new primary, without a gap, and has all that was acknowledged since.
     replica_set.wait_until_whole()
 
-    def is_archived() -> bool:
-        archive_log(site.settings, site.target)
-        return archived(site, "full")[-1:] == writer.acknowledged[-1:]
-
-    wait_until(
-        is_archived,
-        timeout_s=30,
-        failure=lambda: "the log does not go on",
-    )
+    archive_until(site, "full", writer.acknowledged[-1])
     (span,) = read_catalogue(site.target).spans
     assert span.from_ == archive.to
     found = archived(site, "full")
@@ -322,11 +322,7 @@ def test_rule_1_what_only_one_member_has_is_not_archived_and_its_copy_is_not_bel
     with pytest.raises(Diverged, match="rolled back after a failover"):
         physical.full(alone, site.target)
     assert read_catalogue(site.target).chains == chains
-    wait_until(
-        lambda: bool(archive_log(site.settings, site.target)) and "kept" in archived(site, "lonely"),
-        timeout_s=30,
-        failure=lambda: "the log does not go on",
-    )
+    archive_until(site, "lonely", "kept")
     assert archived(site, "lonely") == ["kept"]
     assert len(read_catalogue(site.target).spans) == 1
 
@@ -338,7 +334,7 @@ def test_a_member_that_was_made_anew_has_a_young_log_and_the_others_the_rest(
     physical.full(site.settings, site.target)
     with connect(replica_set) as client:
         client.shop.young.insert_one({"_id": 1})
-        archive_log(site.settings, site.target)
+        archive_until(site, "young", 1)
         young = replica_set.secondaries()[0]
         reconfigure(replica_set, young, priority=0)
         client.shop.young.insert_one({"_id": 2})
@@ -349,11 +345,9 @@ def test_a_member_that_was_made_anew_has_a_young_log_and_the_others_the_rest(
             young.start()
             replica_set.wait_until_whole()
             client.shop.young.insert_one({"_id": 3})
-            (piece, *_) = archive_log(site.settings, site.target)
-            assert piece.server != young.address
+            assert young.address not in archive_until(site, "young", 3)
             client.shop.young.insert_one({"_id": 4})
-            (piece, *_) = archive_log(site.settings, site.target)
-            assert piece.server == young.address, "by now it has what follows"
+            assert archive_until(site, "young", 4) == {young.address}, "by now it has what follows"
         finally:
             reconfigure(replica_set, young, priority=1)
     assert archived(site, "young") == [1, 2, 3, 4]
