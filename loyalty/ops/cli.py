@@ -314,7 +314,7 @@ def test(sections: tuple[str, ...], verbose: bool, only_list: bool, everything: 
         for section in wanted:
             click.echo(f"{section.name:<12} {section.proves}")
         return
-    if any(section.needs_root for section in wanted):
+    if any(section.lane is suite.Lane.LAB for section in wanted):
         host.refuse_problems(host.check_basics())
     needed = [environment.APPLICATION, environment.TESTS]
     if environment.missing(needed):

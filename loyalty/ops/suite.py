@@ -1,7 +1,7 @@
 """Everything that must hold before a change is taken: the same here and in continuous integration.
 
-`SECTIONS` is the whole list, quick ones first. A section's checks may run side by side; sections follow each other,
-because the slow ones use all cores by themselves.
+`SECTIONS` is the whole list. The quick ones come first, one after the other; then those that start servers as
+processes of this machine, and beside them those that build servers in the lab: most of what either does is waiting.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from rich.markup import escape
@@ -33,14 +34,22 @@ class Check:
     command: str
 
 
+class Lane(Enum):
+    """Sections of one lane follow each other."""
+
+    QUICK = "before anything else"
+    LOCAL = "servers as processes of this machine"
+    LAB = "servers in the lab, which needs root"
+
+
 @dataclass(frozen=True)
 class Section:
-    """Checks that belong together."""
+    """Checks that belong together; they may run side by side."""
 
     name: str
     proves: str
     checks: tuple[Check, ...]
-    needs_root: bool = False
+    lane: Lane = Lane.QUICK
     is_long: bool = False
     """Runs only when it is named, or with ``--all``: too long for each change."""
 
@@ -50,6 +59,9 @@ _PYTEST = "python -m pytest -q --durations=5"
 # Where servers are killed, hung and raced against each other, a second that was missed is measured again, once, and
 # said; a wrong answer never is (docs/decisions/0034-a-missed-second-is-measured-again.md).
 _TIMED = f"{_PYTEST} -raR --reruns 1 --only-rerun '^(TooSlow|ServerError|[A-Za-z]*Timeout[A-Za-z]*): '"
+
+# The lab's servers yield to the tests beside them: those count seconds.
+_MOLECULE = "nice -n 5 molecule test --scenario-name"
 _SHELL_FILES = "git ls-files -z | xargs -0 grep -lIE '^#!.*[ /](ba)?sh( |$)' -- | xargs -n1 bash -n"
 
 # Vagrant is an offer to developers with a hypervisor; where apt has no such package its file goes unchecked.
@@ -78,37 +90,34 @@ SECTIONS = (
     )),
     Section("integration", "storage against a real replica set and Redis", (
         Check("integration", f"{_TIMED} -n 2 tests/integration tests/sharding"),
-    )),
+    ), lane=Lane.LOCAL),
     Section("api", "the contract over HTTP, also with generated requests", (
         Check("api", f"{_TIMED} -n 2 tests/api tests/web"),
-    )),
+    ), lane=Lane.LOCAL),
     Section("concurrency", "nothing overspent, lost or doubled by many processes over few members (short)", (
         Check("concurrency", f"{_TIMED} tests/concurrency"),
-    )),
+    ), lane=Lane.LOCAL),
     Section("faults", "nothing lost, doubled or contradicted in a cluster under attack (short)", (
         Check("faults", f"{_TIMED} tests/faults"),
-    )),
+    ), lane=Lane.LOCAL),
     Section("molecule", "the one-box in the lab: install, again, from outside", (
-        Check("one-box", "molecule test --scenario-name one-box"),
-    ), needs_root=True),
-    Section("three-server", "three servers in the lab, and what clients notice while members of the set are lost", (
-        Check("three-server", "molecule test --scenario-name three-server"),
-    ), needs_root=True),
-    Section("restore-drill", "backups under load; the data of every member is destroyed, and comes back", (
-        Check("restore-drill", "molecule test --scenario-name restore-drill"),
-    ), needs_root=True),
+        Check("one-box", f"{_MOLECULE} one-box"),
+    ), lane=Lane.LAB),
+    Section("three-server", "three servers: members are lost under load; then everything is, and comes back", (
+        Check("three-server", f"{_MOLECULE} three-server"),
+    ), lane=Lane.LAB),
     Section("runbook", "every loss that the operator's runbook knows, made and mended word for word", (
-        Check("runbook", "molecule test --scenario-name runbook"),
-    ), needs_root=True, is_long=True),
+        Check("runbook", f"{_MOLECULE} runbook"),
+    ), lane=Lane.LAB, is_long=True),
     Section("two-server", "the application on one server, its database on another", (
-        Check("two-server", "molecule test --scenario-name two-server"),
-    ), needs_root=True, is_long=True),
+        Check("two-server", f"{_MOLECULE} two-server"),
+    ), lane=Lane.LAB, is_long=True),
     Section("ha", "a highly available site in the lab, and what its clients notice while hosts and services are lost", (
-        Check("ha", "molecule test --scenario-name ha"),
-    ), needs_root=True, is_long=True),
+        Check("ha", f"{_MOLECULE} ha"),
+    ), lane=Lane.LAB, is_long=True),
     Section("growth", "a site grows from one-box to ha under load, and no point is lost", (
-        Check("growth", "molecule test --scenario-name growth"),
-    ), needs_root=True, is_long=True),
+        Check("growth", f"{_MOLECULE} growth"),
+    ), lane=Lane.LAB, is_long=True),
 )  # fmt: skip
 
 _TOOLS = (
@@ -165,14 +174,16 @@ def run_sections(sections: Sequence[Section], *, verbose: bool) -> list[Result]:
     logs = CHECKOUT / ".cache" / "test-logs"
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
-    results = []
-    for section in sections:
-        out.print(f"[bold]{section.name}[/bold] [dim]{section.proves}[/dim]")
-        with ThreadPoolExecutor(max_workers=1 if verbose else 2) as pool:
-            jobs = [pool.submit(_run, section.name, check, logs, verbose) for check in section.checks]
-            for job in jobs:
-                results.append(job.result())
-                _show(results[-1])
+
+    def follow_each_other(lane: Lane) -> list[Result]:
+        return [
+            result for section in sections if section.lane is lane for result in _run_section(section, logs, verbose)
+        ]
+
+    results = follow_each_other(Lane.QUICK)
+    with ThreadPoolExecutor(max_workers=1 if verbose else 2) as pool:
+        for found in pool.map(follow_each_other, (Lane.LOCAL, Lane.LAB)):
+            results += found
     return results
 
 
@@ -193,6 +204,16 @@ def named(results: Sequence[Result]) -> list[str]:
     """Return a line for each test that failed, or passed only when it was tried again, as pytest sums them up."""
     logs = [(result, result.log.read_text(errors="replace")) for result in results]
     return [f"{result.section}: {line[:300]}" for result, log in logs for line in _NAMED.findall(log)]
+
+
+def _run_section(section: Section, logs: Path, verbose: bool) -> list[Result]:
+    out.print(f"[bold]{section.name}[/bold] [dim]{section.proves}[/dim]")
+    results = []
+    with ThreadPoolExecutor(max_workers=1 if verbose else 2) as pool:
+        for job in [pool.submit(_run, section.name, check, logs, verbose) for check in section.checks]:
+            results.append(job.result())
+            _show(results[-1])
+    return results
 
 
 def _run(section: str, check: Check, logs: Path, verbose: bool) -> Result:
