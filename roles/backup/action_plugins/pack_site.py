@@ -39,14 +39,15 @@ def files_of(folder: Path) -> Iterator[Path]:
 
 
 def contents(directory: Path, inventories: Iterable[Path]) -> Iterator[tuple[str, Path]]:
-    """What the archive holds: the site's folder as `site/`, each inventory as `inventory/<its name>/`."""
+    """What the archive holds: the site's folder as `site/`, each inventory as `inventory/<its name>/`.
+
+    Both may be the same folder, or one lie in the other: a new control machine looks for an inventory in its place.
+    """
     for path in files_of(directory):
         yield f"site/{path.relative_to(directory)}", path
     for source in inventories:
         if source.is_dir():
-            # A lab's inventory lies in the site's folder.
-            if not source.is_relative_to(directory):
-                yield from ((f"inventory/{source.name}/{path.relative_to(source)}", path) for path in files_of(source))
+            yield from ((f"inventory/{source.name}/{path.relative_to(source)}", path) for path in files_of(source))
         elif source.is_file():
             yield f"inventory/{source.parent.name}/{source.name}", source
 

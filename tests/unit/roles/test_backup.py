@@ -64,7 +64,6 @@ class TestSiteFolder:
             "sites/shop/failover_drills.jsonl": "{}\n",
             "sites/shop/status.json": "{}",
             "sites/shop/servers/db1/console.log": "boot",
-            "sites/shop/inventory/hosts.yml": "all:",
             "inventory/shop/hosts.yml": "loyalty:",
             "inventory/shop/group_vars/all/main.yml": "site_name: shop",
         }
@@ -75,9 +74,7 @@ class TestSiteFolder:
 
     def packed(self, site: Path) -> bytes:
         directory = site / "sites/shop"
-        content: bytes = pack_site.packed(
-            pack_site.contents(directory, [site / "inventory/shop", directory / "inventory"])
-        )
+        content: bytes = pack_site.packed(pack_site.contents(directory, [site / "inventory/shop"]))
         return content
 
     def test_holds_the_site_and_not_what_opens_it(self, site: Path) -> None:
@@ -88,7 +85,6 @@ class TestSiteFolder:
             "inventory/shop/hosts.yml",
             "site/ca/ca.key",
             "site/failover_drills.jsonl",
-            "site/inventory/hosts.yml",
             "site/vault.yml",
         ]
 
@@ -125,6 +121,28 @@ class TestSiteFolder:
         assert (checkout / "sites/shop/.vault_password").read_text() == "open sesame\n"
         # Once more, after it stopped later on.
         bare_metal.bring_home("shop", drive, "open sesame")
+
+    def test_comes_home_where_secrets_and_inventory_share_a_folder(
+        self, site: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`site_directory: "{{ inventory_dir }}"`, as docs/operator.md says."""
+        (site / "inventory/shop/vault.yml").write_text("sealed")
+        (site / "inventory/shop/.vault_password").write_text("open sesame")
+        target = site / "drive/site/20261128T120000Z"
+        target.parent.mkdir(parents=True)
+        shared = site / "inventory/shop"
+        action = object.__new__(pack_site.ActionModule)
+        action._write(shared, target, pack_site.packed(pack_site.contents(shared, [shared])), "")
+        home = checkout / "inventory/sites/shop"
+
+        def from_inventory(_: str) -> dict[str, Any]:
+            assert (home / "hosts.yml").exists(), "without an inventory there is no site"
+            return {"site_directory": home}
+
+        monkeypatch.setattr(bare_metal, "site_variables", from_inventory)
+        bare_metal.bring_home("shop", site / "drive", "open sesame")
+        assert (home / "hosts.yml").read_text() == "loyalty:"
+        assert (home / "vault.yml").read_text() == "sealed"
 
     def test_does_not_open_with_another_password(self, drive: Path, checkout: Path) -> None:
         with pytest.raises(Refusal, match="does not open"):
