@@ -27,14 +27,17 @@ except pymongo.errors.PyMongoError:
 
 
 class LabSite:
-    """The site `name` that `./appliance up` made, with its server `host`."""
+    """The site `name` that `./appliance up` made, with its server `host`.
 
-    def __init__(self, name: str, host: str = "box1") -> None:
+    Or `installed_as` a site with an inventory of its own, on servers that the lab made.
+    """
+
+    def __init__(self, name: str, host: str = "box1", *, installed_as: str = "") -> None:
         self.lab = Lab(name, [host])
         self.host = host
         self.address = self.lab.address(host)
-        found = access(name)
-        self.url = found.url
+        found = access(installed_as or name)
+        self.url = f"https://{self.address}" if installed_as else found.url
         self.api_key = found.api_key
         self.verify = ssl.create_default_context(cafile=found.ca_file)
         self._vault = Path(found.vault_file)
