@@ -109,6 +109,9 @@ SECTIONS = (
     Section("runbook", "every loss that the operator's runbook knows, made and mended word for word", (
         Check("runbook", f"{_MOLECULE} runbook"),
     ), lane=Lane.LAB, is_long=True),
+    Section("bare-metal", "everything is lost but the drive and the password; one command brings the site back", (
+        Check("bare-metal", f"{_MOLECULE} bare-metal"),
+    ), lane=Lane.LAB, is_long=True),
     Section("two-server", "the application on one server, its database on another", (
         Check("two-server", f"{_MOLECULE} two-server"),
     ), lane=Lane.LAB, is_long=True),
