@@ -129,6 +129,7 @@ _TOOLS = (
     ("systemd-analyze", "systemd", {"templates"}),
     ("redis-server", "redis-server", {"integration", "api", "faults"}),
     ("chromium", "chromium", {"api"}),
+    ("rsync", "rsync", {"integration"}),
     ("borg", "borgbackup", {"integration"}),
     ("mkfs.xfs", "xfsprogs", {"integration"}),
 )
