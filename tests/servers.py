@@ -208,6 +208,19 @@ class Mongod(Member):
         return bool(self.hello().get("isWritablePrimary"))
 
 
+class GuardedMongod(Mongod):
+    """As on a real site: nobody without a password, but for the first user, who is made on its own host."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.keyfile = directory / "keyfile"
+        self.keyfile.touch(mode=0o600)
+        self.keyfile.write_text(secrets.token_hex(64))
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--auth", "--keyFile", str(self.keyfile)]
+
+
 class ReplicaSet:
     """Several mongods with equal votes and the elections of a real site (`roles/mongodb`).
 

@@ -39,6 +39,7 @@ _BEGUN: Final = "recovery-begun"
 _BATCH: Final = 2 << 20
 _TRUNCATE_AFTER: Final = "replset.oplogTruncateAfterPoint"
 _MEMBERSHIP: Final = (_TRUNCATE_AFTER, "system.replset", "replset.election", "replset.minvalid")
+_ACCESS: Final = {"system.users": "dropAllUsersFromDatabase", "system.roles": "dropAllRolesFromDatabase"}
 
 
 class ReplayError(BackupError):
@@ -109,14 +110,17 @@ def recover(scratch: Scratch, last: ClusterTime) -> None:
 def detach(scratch: Scratch, *, forget_users: bool = False) -> None:
     """Make the data forget the replica set it came from, so that it can begin as a new one. Again changes nothing.
 
-    `forget_users`: also its users, for a set whose administrator nobody has the password of.
+    `forget_users`: also its users and roles, for a set whose administrator nobody has the password of. mongod lets its
+    own host make a first user only while there is neither.
     """
     with scratch.standalone() as client:
         for name in _MEMBERSHIP:
             client.local[name].delete_many({})
         client.drop_database(_PROOF)
         if forget_users:
-            client.admin.command("dropAllUsersFromDatabase")
+            for collection, drop in _ACCESS.items():
+                for name in client.admin[collection].distinct("db"):
+                    client[name].command(drop)
 
 
 def was_begun(scratch: Scratch) -> bool:

@@ -31,23 +31,14 @@ from loyalty.migrations import declared, migrate
 from loyalty.ops import demo
 from loyalty.programs import service as programs
 from tests.integration.backup.conftest import Site
-from tests.servers import REPOSITORY, Application, Mongod
+from tests.servers import REPOSITORY, Application, GuardedMongod
 
 VARIABLES = REPOSITORY / "roles" / "mongodb" / "vars" / "main.yml"
 PASSWORDS = {name: secrets.token_urlsafe(16) for name in ("admin", "app", "migrator", "backup", "monitor")}
 
 
-class GuardedMongod(Mongod):
-    """As on a real site: nobody without a password."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.keyfile = directory / "keyfile"
-        self.keyfile.touch(mode=0o600)
-        self.keyfile.write_text(secrets.token_hex(64))
-
-    def command(self) -> list[str]:
-        return [*super().command(), "--auth", "--keyFile", str(self.keyfile)]
+class SiteMongod(GuardedMongod):
+    """With the users of a real site."""
 
     def uri_of(self, user: str) -> str:
         name = user if user == "admin" else f"loyalty_{user}"
@@ -83,8 +74,8 @@ def site_roles() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def guarded(servers_directory: Path) -> Iterator[GuardedMongod]:
-    server = GuardedMongod(servers_directory / "guarded")
+def guarded(servers_directory: Path) -> Iterator[SiteMongod]:
+    server = SiteMongod(servers_directory / "guarded")
     try:
         server.start()
         with server.connect() as client:  # the localhost exception: the first user, once
@@ -100,7 +91,7 @@ def guarded(servers_directory: Path) -> Iterator[GuardedMongod]:
 
 
 @pytest.fixture(scope="module")
-def key(guarded: GuardedMongod) -> str:
+def key(guarded: SiteMongod) -> str:
     """A key, made as on a site: the migrator prepares the database, the program and the key."""
     db = connect(guarded.uri_of("migrator"), "loyalty", serves_requests=False)
     try:
@@ -116,7 +107,7 @@ def key(guarded: GuardedMongod) -> str:
 
 
 @pytest.fixture(scope="module")
-def site(guarded: GuardedMongod, key: str, servers_directory: Path) -> Iterator[Application]:
+def site(guarded: SiteMongod, key: str, servers_directory: Path) -> Iterator[Application]:
     server = Application(
         servers_directory / "least",
         mongo_uri=guarded.uri_of("app"),
@@ -167,7 +158,7 @@ def test_the_application_works_with_the_rights_that_it_gets(site: Application, k
         assert api.get("/readyz").status_code == 200
 
 
-def test_the_application_reads_the_ends_of_many_chains(site: Application, key: str, guarded: GuardedMongod) -> None:
+def test_the_application_reads_the_ends_of_many_chains(site: Application, key: str, guarded: SiteMongod) -> None:
     """What a lost race makes it do, which a quiet test would not."""
     db = connect(guarded.uri_of("app"), "loyalty", serves_requests=False)
     try:
@@ -181,7 +172,7 @@ def test_the_application_reads_the_ends_of_many_chains(site: Application, key: s
 @pytest.mark.parametrize("collection", ["ledger", "seals"])
 @pytest.mark.parametrize("operation", ["update", "delete", "drop", "drop_index", "drop_database", "write_elsewhere"])
 def test_the_application_cannot_change_what_was_written(
-    site: Application, guarded: GuardedMongod, collection: str, operation: str
+    site: Application, guarded: SiteMongod, collection: str, operation: str
 ) -> None:
     with MongoClient[dict[str, Any]](guarded.uri_of("app")) as client:
         target = client.loyalty[collection]
@@ -199,13 +190,13 @@ def test_the_application_cannot_change_what_was_written(
 
 
 @pytest.mark.parametrize("user", ["backup", "monitor", "migrator"])
-def test_nobody_else_can_write_the_ledger(key: str, guarded: GuardedMongod, user: str) -> None:
+def test_nobody_else_can_write_the_ledger(key: str, guarded: SiteMongod, user: str) -> None:
     with MongoClient[dict[str, Any]](guarded.uri_of(user)) as client, pytest.raises(OperationFailure) as refusal:
         client.loyalty.ledger.insert_one({"_id": 1})
     assert refusal.value.code == 13
 
 
-def test_the_backup_user_suffices_for_every_archive(key: str, guarded: GuardedMongod, tmp_path: Path) -> None:
+def test_the_backup_user_suffices_for_every_archive(key: str, guarded: SiteMongod, tmp_path: Path) -> None:
     site = Site(tmp_path / "host", [guarded], password=PASSWORDS["backup"])
     assert full(site.settings, site.target).counts["loyalty.programs"] > 0
     with MongoClient[dict[str, Any]](guarded.uri_of("admin")) as client:
@@ -215,7 +206,7 @@ def test_the_backup_user_suffices_for_every_archive(key: str, guarded: GuardedMo
     assert alarms(site.target) == {}
 
 
-def test_a_wrong_password_of_the_backup_user_is_said_without_it(guarded: GuardedMongod, tmp_path: Path) -> None:
+def test_a_wrong_password_of_the_backup_user_is_said_without_it(guarded: SiteMongod, tmp_path: Path) -> None:
     site = Site(tmp_path / "host", [guarded], password="a-wrong-password")
     for command in ("full", "log"):
         done = site.run(command)
@@ -225,7 +216,7 @@ def test_a_wrong_password_of_the_backup_user_is_said_without_it(guarded: Guarded
         assert "Traceback" not in done.stderr
 
 
-def test_the_monitor_cannot_read_members(key: str, guarded: GuardedMongod) -> None:
+def test_the_monitor_cannot_read_members(key: str, guarded: SiteMongod) -> None:
     with MongoClient[dict[str, Any]](guarded.uri_of("monitor")) as client:
         for database, collection in (("loyalty", "members"), ("local", "oplog.rs")):
             with pytest.raises(OperationFailure) as refusal:
@@ -233,7 +224,7 @@ def test_the_monitor_cannot_read_members(key: str, guarded: GuardedMongod) -> No
             assert refusal.value.code == 13
 
 
-def test_without_a_password_there_is_nothing(key: str, guarded: GuardedMongod) -> None:
+def test_without_a_password_there_is_nothing(key: str, guarded: SiteMongod) -> None:
     with guarded.connect() as client, pytest.raises(OperationFailure) as refusal:
         client.loyalty.ledger.find_one()
     assert refusal.value.code == 13

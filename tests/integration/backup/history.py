@@ -148,6 +148,8 @@ def _before(client: Client) -> None:
     client.gone.things.insert_one({"_id": 1})
     client.shop.sessions.create_index("at", expireAfterSeconds=86400)
     client.admin.command("createUser", "anna", pwd="first", roles=["root"])
+    client.admin.command("createRole", "seller", privileges=[], roles=["readWriteAnyDatabase"])
+    client.shop.command("createRole", "buyer", privileges=[], roles=["read"])
 
 
 def _meanwhile(client: Client) -> None:

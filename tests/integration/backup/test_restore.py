@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from pymongo import MongoClient
 
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import ClusterTime, Target, read_catalogue
@@ -25,8 +26,8 @@ from loyalty.backup.verify import Result, note
 from loyalty.infra.clock import system_clock
 from loyalty.ops.embedded import mongod_path
 from tests.integration.backup.archives import archive, settings_in
-from tests.integration.backup.history import History, make, state_of
-from tests.servers import REPOSITORY
+from tests.integration.backup.history import Document, History, make, state_of
+from tests.servers import REPOSITORY, GuardedMongod
 
 
 @pytest.fixture(scope="module")
@@ -77,12 +78,23 @@ def test_latest_has_everything(archived: Settings, history: History, into: Path)
     assert result.to == read_catalogue(Target(archived.target)).slices[-1].to
 
 
-def test_users_are_left_out_where_nobody_has_their_passwords(archived: Settings, history: History, into: Path) -> None:
+def test_users_are_left_out_where_nobody_has_their_passwords(
+    archived: Settings, history: History, into: Path, tmp_path: Path
+) -> None:
+    """A server that guards its data lets its host make the first user. Roles alone would keep it from that."""
     result = restore(archived, history.to, into, forget_users=True)
-    with Scratch(mongod_path(), into / "data", into / "work").replica_set("fresh") as client:
-        state = state_of(client)
-        assert client.admin.command("usersInfo", {"forAllDBs": True})["users"] == []
-    assert state["shop"] == history.state["shop"]
+    server = GuardedMongod(tmp_path / "guarded")
+    server.data = into / "data"
+    try:
+        server.start()
+        with server.connect() as client:
+            client.admin.command("createUser", "admin", pwd="fourth", roles=["root"])
+        uri = server.uri.replace("mongodb://", "mongodb://admin:fourth@")
+        with MongoClient[Document](f"{uri}&authSource=admin") as client:
+            assert state_of(client)["shop"] == history.state["shop"]
+            assert [user["user"] for user in client.admin.command("usersInfo")["users"]] == ["admin"]
+    finally:
+        server.stop()
     assert restore(archived, history.to, into, forget_users=True) == result
     with pytest.raises(BackupError, match="another restore"):
         restore(archived, history.to, into)
