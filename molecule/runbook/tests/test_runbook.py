@@ -199,7 +199,7 @@ def test_ransomware_is_noticed_and_what_it_left_is_not_restored(story: Story) ->
     story.site.run_on(APP, [LOSE_FILES])  # a server that was made anew has none
     story.follow("ransomware", ends_with_problems=[step.command for step in runbook.steps("ransomware")])
     story.is_as_it_was()
-    story.site.run_on(KEEPER, ["loyalty-backup prune --damaged && loyalty-backup files"])
+    story.site.run_on(KEEPER, ["loyalty-backup prune --damaged && loyalty-backup files && loyalty-backup verify"])
 
 
 def test_a_lost_password_leaves_what_the_servers_know(story: Story) -> None:
