@@ -29,7 +29,9 @@ def rsync(*arguments: str, shell: str | None = None, bytes_per_second: float = 0
 
     `shell` is the remote shell, if one is needed. With `progress` it shows on the terminal how far it is.
     """
-    command = ["rsync", "--recursive", "--times", f"--timeout={_STALL_SECONDS}"]
+    # Whole files: what is kept is written once, so there is nothing to build from parts. And rsync 3.2.7 of Debian 12
+    # would build from files of --link-dest that its own receiver refuses to open ("failed verification").
+    command = ["rsync", "--recursive", "--times", "--whole-file", f"--timeout={_STALL_SECONDS}"]
     if shell is not None:
         command.append(f"--rsh={shell}")
     if bytes_per_second:

@@ -311,6 +311,22 @@ def test_a_forced_command_gives_the_files_and_takes_nothing(target: Target, stor
     assert "read only" in done.stderr
 
 
+def test_what_looks_like_a_file_of_the_snapshot_before_comes_anew(
+    target: Target, storage: Path, remote: Source
+) -> None:
+    """Of the same name and in part of the same contents: rsync must not build it from a file that it may not open."""
+    content = os.urandom(200_000)
+    touched, grown = put(storage, content), storage / "seals" / "2026-01.jsonl"
+    grown.parent.mkdir(exist_ok=True)
+    grown.write_bytes(content)
+    take(target, remote, now=NOW)
+    os.utime(blob(storage, touched))
+    grown.write_bytes(content + b"more")
+    snapshot = take(target, remote, now=NOW + SECOND).snapshot
+    assert blob(target.files / snapshot.id, touched).read_bytes() == content
+    assert (target.files / snapshot.id / "seals" / grown.name).read_bytes() == content + b"more"
+
+
 def test_a_host_that_does_not_answer_is_an_error_with_its_reason(target: Target, tmp_path: Path) -> None:
     shell = tmp_path / "closed"
     shell.write_text("#!/bin/sh\necho 'ssh: connect to host box1 port 22: No route to host' >&2\nexit 255\n")
