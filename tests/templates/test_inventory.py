@@ -17,7 +17,7 @@ KEPT = {
     "mongodb.asc": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n",
     "ca/ca.crt": "-----BEGIN CERTIFICATE-----\n",
     "ca/issued/box1-site.crt": "-----BEGIN CERTIFICATE-----\n",
-    "tls/site.key": "-----BEGIN PRIVATE KEY-----\n",
+    "tls/site.key": "-----BEGIN\n",
     "backup/20261129T035153Z.tar.vault": "$ANSIBLE_VAULT;1.1;AES256\n6162\n",
     "backup/20261129T035153Z.json": '{"format": 1}\n',
     "status.json": '{"intruders": {"hosts": {"box9": {}}}}\n',
