@@ -134,6 +134,9 @@ def test_a_copy_says_first_what_it_is_and_then_sends_exactly_that(lone_member: M
     assert {"WiredTiger", "WiredTiger.wt", "WiredTiger.turtle", "journal", "storage.bson"} <= rest.keys()
     assert "mongod.lock" not in rest
     assert not any(name.startswith(("diagnostic.data", "loyalty-backup")) for name in rest)
+    assert any(name.startswith("journal/WiredTigerLog.") for name in rest)
+    assert list((lone_member.data / "journal").glob("WiredTigerPreplog.*"))
+    assert not any("Preplog" in name for name in rest), "reserved and empty"
     assert not is_locked(lone_member)
     assert list((lone_member.data / "loyalty-backup.staging").iterdir()) == []
 
