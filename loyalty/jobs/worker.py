@@ -197,6 +197,7 @@ class Worker:
             raise
         except Exception as failure:
             _log_failure(job, failure)
+            turn.check()  # who is to end does not wait once more for a database that may be away
             error = f"{type(failure).__name__}: {failure}"
             next_run_at = min(next_run_at, self._retry(job))
         records.finish(
@@ -233,7 +234,8 @@ class Worker:
             except Exception as failure:
                 pause = min(self._pause_after_failure(job.name), LONGEST_PAUSE_OF_FOLLOWERS)
                 _log_failure(job, failure)
-                self._note_stop(job, turn, f"{type(failure).__name__}: {failure}")
+                if not self._stopping.is_set():  # likewise
+                    self._note_stop(job, turn, f"{type(failure).__name__}: {failure}")
             finally:
                 self._leave(job.name)
             # Waiting in short steps keeps the watchdog fed.
