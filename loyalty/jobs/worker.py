@@ -197,7 +197,8 @@ class Worker:
             raise
         except Exception as failure:
             _log_failure(job, failure)
-            turn.check()  # who is to end does not wait once more for a database that may be away
+            if self._stopping.is_set():
+                return  # who is to end does not wait once more for a database that may be away
             error = f"{type(failure).__name__}: {failure}"
             next_run_at = min(next_run_at, self._retry(job))
         records.finish(

@@ -1,7 +1,8 @@
 """Everything that must hold before a change is taken: the same here and in continuous integration.
 
 `SECTIONS` is the whole list. The quick ones come first, one after the other; then those that start servers as
-processes of this machine, and beside them those that build servers in the lab: most of what either does is waiting.
+processes of this machine, and beside them those that build servers in the lab
+(docs/decisions/0035-the-lab-beside-the-other-tests.md).
 """
 
 from __future__ import annotations

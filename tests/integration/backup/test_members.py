@@ -346,7 +346,7 @@ def test_a_member_that_was_made_anew_has_a_young_log_and_the_others_the_rest(
             replica_set.wait_until_whole()
             client.shop.young.insert_one({"_id": 3})
             assert archive_until(site, "young", 3)[0] != young.address
-            client.shop.young.insert_one({"_id": 4})
+            client.shop.get_collection("young", write_concern=WriteConcern(w=3)).insert_one({"_id": 4})
             assert archive_until(site, "young", 4)[-1] == young.address, "by now it has what follows"
         finally:
             reconfigure(replica_set, young, priority=1)
