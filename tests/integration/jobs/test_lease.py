@@ -189,6 +189,24 @@ def test_a_job_is_woken_when_its_period_begins_by_the_clock_that_counts() -> Non
         assert timedelta(seconds=2) < at - (present + wrong_by) < timedelta(seconds=3)
 
 
+def test_a_job_that_fails_while_its_process_is_to_end_is_not_recorded_in_a_dead_database(tmp_path: Path) -> None:
+    """To give up on the database twice would take longer than a process has to end."""
+    mongod = Mongod(tmp_path / "mongod")
+    mongod.start()
+    process = run(mongod.uri, "jobs", "a", SLOW_PROGRAM)
+    db = connect(mongod.uri, "jobs")
+    try:
+        wait_for_marks(db, "a", 1)
+        mongod.kill()
+        process.terminate()
+        assert process.wait(timeout=20) == 0
+    finally:
+        db.client.close()
+        process.kill()
+        process.wait()
+        mongod.stop()
+
+
 def test_the_database_goes_away_and_comes_back(tmp_path: Path) -> None:
     """Its own mongod: killed, and frozen."""
     mongod = Mongod(tmp_path / "mongod")
