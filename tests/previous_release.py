@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--verify", f"{arguments[1]}^{{commit}}"], cwd=REPOSITORY, capture_output=True, text=True,
         check=True,
-    ).stdout.strip()  # fmt: skip
+    ).stdout.strip()  # by hand: a line holds what belongs together  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         found = describe(export(commit, Path(folder)))
     RECORD.write_text(json.dumps({"commit": commit, **found}, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -25,7 +25,7 @@ def examples() -> list[tuple[str, Any]]:
     return [
         (script, json.loads(answer)) for (kind, script), (next_kind, answer) in pairwise(blocks)
         if (kind, next_kind) == ("sh", "json")
-    ]  # fmt: skip
+    ]  # by hand: a line holds what belongs together  # fmt: skip
 
 
 def matches(shown: Any, given: Any) -> bool:
@@ -51,7 +51,7 @@ def test_the_examples_of_the_handbook_work_as_shown(application: Application, ap
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", session + script],
             env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        )  # by hand: a line holds what belongs together  # fmt: skip
         session += "".join(line for line in script.splitlines(keepends=True) if re.match(r"[A-Z]+=", line))
         assert done.returncode == 0, f"{script}\n{done.stderr}"
         given = json.loads(done.stdout)

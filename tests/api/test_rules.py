@@ -39,7 +39,7 @@ def buy(api: httpx.Client, number: str, amount: str, **more: Any) -> Json:
     event = {
         "source": "till", "id": number, "type": "purchase", "member": {"external_id": "1"},
         "occurred_at": "2026-03-04T12:00:00Z", "amount": amount, "currency": "USD", **more,
-    }  # fmt: skip
+    }  # by hand: a line holds what belongs together  # fmt: skip
     answer = api.post("/v1/events", json=event)
     assert answer.is_success, answer.text
     return dict(answer.json())
@@ -106,7 +106,7 @@ class TestVersions:
         again = answer.json()
         assert (again["version"], again["rules"], again["note"], again["republishes"]) == (
             3, first["rules"], "Back again", 1,
-        )  # fmt: skip
+        )  # by hand: a line holds what belongs together  # fmt: skip
         assert buy(api, "1", "10.00")["explanation"]["rules_version"] == 3
         problem(api.post("/v1/rules/versions/9/republish", json={}, headers={"If-Match": '"v3"'}), 404, "not_found")
 
@@ -231,7 +231,7 @@ class TestDefects:
         assert told["valid"] is False
         assert {error["pointer"] for error in told["errors"]} == {
             "/rules/0/points", "/rules/1/per", "/stacking",
-        }  # fmt: skip
+        }  # by hand: a line holds what belongs together  # fmt: skip
         good = api.post("/v1/rules/validate", json={"rules": [{**BASE, "when": "event.amount>=5"}]}).json()
         assert good == {"valid": True, "errors": [], "texts": {"/rules/0/when": "event.amount >= 5"}}
         problem(
@@ -267,7 +267,7 @@ class TestDrafts:
         rich = {
             "rules": [{**BASE, "group": "g", "campaign": "c"}],
             "campaigns": [{"id": "c"}], "stacking": "best", "groups": {"g": "first"},
-        }  # fmt: skip
+        }  # by hand: a line holds what belongs together  # fmt: skip
         draft = save(api, rich)
         assert {"campaigns", "stacking", "groups"} <= draft.keys()
         path = f"/v1/rules/drafts/{draft['id']}"
@@ -357,12 +357,12 @@ class TestFourEyes:
         made = api.post("/v1/keys", json={"name": "w", "scopes": ["rules:write", "rules:read", "rules:publish"]}).json()
         with httpx.Client(
             base_url=application.url, headers={"Authorization": f"Bearer {made['secret']}"}, timeout=30
-        ) as writer:  # fmt: skip
+        ) as writer:  # by hand: a line holds what belongs together  # fmt: skip
             draft = save(writer, RULES)
         successor = api.post(f"/v1/keys/{made['id']}/rotate", json={}).json()
         with httpx.Client(
             base_url=application.url, headers={"Authorization": f"Bearer {successor['secret']}"}, timeout=30
-        ) as writer:  # fmt: skip
+        ) as writer:  # by hand: a line holds what belongs together  # fmt: skip
             problem(act(writer, draft, "approve"), 409, "own_draft")
 
 

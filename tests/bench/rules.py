@@ -65,7 +65,7 @@ def rules(*, elsewhere: int = 0) -> Json:
                 "type": "multiplier", "id": f"never-{category}", "factor": "3.000",
                 "when": "time.weekday in (sat, sun) or member.is_birthday = true",
             },
-        ]  # fmt: skip
+        ]  # by hand: a line holds what belongs together  # fmt: skip
     for index, brand in enumerate(BRANDS):
         found += [
             {
@@ -84,7 +84,7 @@ def rules(*, elsewhere: int = 0) -> Json:
                 "type": "points_per_spend", "id": f"store-{brand}", "points": 1, "per": "3.00", "rounding": "half_up",
                 "when": f'event.store in ("main", "{brand}") and member.days_since_joined >= 30',
             },
-        ]  # fmt: skip
+        ]  # by hand: a line holds what belongs together  # fmt: skip
     found.append({"type": "benefit", "id": "ship", "benefit": "free-shipping", "when": "event.amount >= 50.00"})
     found.append(
         {"type": "multiplier", "id": "weekday", "factor": "2.000", "applies_to": ["base"], "events": ["purchase"]}

@@ -60,7 +60,7 @@ def test_all_three_hold_data_and_vote_and_two_may_lead(ask: Ask) -> None:
     assert not any(member["arbiterOnly"] or member["hidden"] for member in members.values())
     assert {host: member["priority"] for host, member in members.items()} == {
         "db1:27017": 1, "db2:27017": 1, "box1:27017": 0
-    }  # fmt: skip
+    }  # by hand: a line holds what belongs together  # fmt: skip
     assert config["settings"]["electionTimeoutMillis"] == 2000
     assert config["settings"]["heartbeatIntervalMillis"] == 500
     assert sorted(states(ask, "box1").values()) == ["PRIMARY", "SECONDARY", "SECONDARY"]

@@ -176,7 +176,7 @@ def test_writers_wait_only_while_the_member_is_locked(lone_member: Mongod) -> No
     [{"do": "rm"}, {},
      {"do": "physical", "primary_lock_seconds_max": 0}, {"do": "physical", "secondary_lock_seconds_max": 1e9},
      {"do": "physical", "database": "../x"}, {"do": "physical", "megabytes_per_second": -1}],
-)  # fmt: skip
+)  # by hand: a line holds what belongs together  # fmt: skip
 def test_a_request_that_is_not_understood_is_refused_in_words(lone_member: Mongod, request_: dict[str, Any]) -> None:
     done = ask(lone_member, **request_)
     assert (done.returncode, done.stdout) == (1, b"")

@@ -191,7 +191,7 @@ def test_whoever_keeps_backups_fetches_them_and_nobody_reaches_it() -> None:
     assert keeper == {
         ("db1", 27017), ("db2", 27017), ("db3", 27017),
         ("db1", 22), ("db2", 2222), ("db3", 22), ("box1", 22), ("box2", 22),
-    }  # fmt: skip
+    }  # by hand: a line holds what belongs together  # fmt: skip
     assert {source for source, to, _ in drawn(result) if to == "keep1"} == {"admin"}
 
 

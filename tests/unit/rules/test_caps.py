@@ -58,7 +58,7 @@ class TestCaps:
         (line,) = member.buys(7).lines
         assert line.document() == {
             "rule": "base", "wallet": "points", "points": 0, "basis": 700, "reason": "cap_per_day", "wanted": 7,
-        }  # fmt: skip
+        }  # by hand: a line holds what belongs together  # fmt: skip
         assert member.earns(60, NOON + timedelta(days=1)) == 60
 
     def test_case_3_24_an_event_above_its_cap_gets_nothing(self) -> None:
@@ -136,7 +136,7 @@ class TestCampaigns:
         given = Member(compiled(*rules, BASE, campaigns=[campaign])).buys(20)
         assert [(line.rule, line.points, line.reason) for line in given.lines] == [
             ("a", 20, None), ("b", 5, "campaign_cap_per_month"), ("base", 20, None),
-        ]  # fmt: skip
+        ]  # by hand: a line holds what belongs together  # fmt: skip
 
     def test_its_cap_of_an_event_too(self) -> None:
         campaign = {"id": "spring", "caps": {"per_event": 30}}
@@ -159,7 +159,7 @@ class TestBudgets:
         given = member.buys(20, budgets={"spring": 15})
         assert [(line.rule, line.points, line.reason) for line in given.lines] == [
             ("base", 15, "budget"), ("c", 20, None),
-        ]  # fmt: skip
+        ]  # by hand: a line holds what belongs together  # fmt: skip
         assert given.drawn == (("spring", 15),)
 
     def test_its_rules_draw_from_it_together(self) -> None:
@@ -189,7 +189,7 @@ class TestCounters:
                     ("purchases.ever", 0), ("spend.week", "0"), ("visits.day", 0), ("points.points.quarter", 0)
                 )
             ]
-        }  # fmt: skip
+        }  # by hand: a line holds what belongs together  # fmt: skip
         member = Member(compiled({**BASE, "when": seen}))
         member.buys(10)
         member.buys(0, type="visit")
@@ -246,7 +246,7 @@ CAPS = st.fixed_dictionaries(
         for name in ("per_event", "per_day", "per_week", "per_month", "per_year", "per_member")
     }
     | {"over": st.sampled_from(["reduce", "reject"])},
-)  # fmt: skip
+)  # by hand: a line holds what belongs together  # fmt: skip
 
 
 class TestInvariants:

@@ -237,7 +237,7 @@ class TestWhen:
         given = award(purchase(100), rule(), small, large)
         assert [(line.rule, line.points, line.reason) for line in given.lines] == [
             ("a", 0, "group"), ("b", 2, None), ("base", 1, None),
-        ]  # fmt: skip
+        ]  # by hand: a line holds what belongs together  # fmt: skip
         first = award(purchase(100), rule(), small, large, groups={"g": "first"})
         assert ([line.rule for line in first.lines], first.passed) == (["a", "base"], (("b", "group"),))
         tie = award(purchase(100), rule(id="b", group="g"), rule(id="a", group="g"))
@@ -365,7 +365,7 @@ CONDITIONS = st.one_of(
     st.sampled_from(["music", "food"]).map(
         lambda category: {"lines": "any", "where": tree("category", "=", category)}
     ),
-)  # fmt: skip
+)  # by hand: a line holds what belongs together  # fmt: skip
 LINE_CONDITIONS = st.one_of(
     st.none(), st.sampled_from(["music", "food"]).map(lambda category: tree("category", "=", category))
 )
