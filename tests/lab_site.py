@@ -15,6 +15,9 @@ from loyalty.ops.errors import Failure
 from loyalty.ops.info import access, read_vault
 from loyalty.ops.lab import Lab
 
+LEDGER = "sorted((e['_id'], e['hash'].hex()) for e in db.ledger.find({}, {'hash': 1}))"
+"""What `LabSite.ask` is asked for the ids and hashes of all entries."""
+
 _ASK = """
 import json, pymongo
 client = pymongo.MongoClient({options})

@@ -21,13 +21,12 @@ import yaml
 from loyalty.ops.lab import Lab
 from loyalty.ops.site import CHECKOUT, Site
 from tests import runbook
-from tests.lab_site import LabSite, new_program
+from tests.lab_site import LEDGER, LabSite, new_program
 from tests.writers import Writers
 
 LAB = "molecule-metal"
 SHOP = "rehearsal"
 HOME = CHECKOUT / "inventory" / "sites" / SHOP
-LEDGER = "sorted((e['_id'], e['hash'].hex()) for e in db.ledger.find({}, {'hash': 1}))"
 CONTENT = b"a logo of the bakery"
 
 
@@ -51,6 +50,7 @@ class Story:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     """The inventory is the example's, copied; what an operator would edit in it stands in files beside it."""
+    shutil.rmtree(HOME, ignore_errors=True)  # of a run that was killed
     shutil.copytree(CHECKOUT / "inventory" / "one-box", HOME)
     lab = Lab(LAB, ["box1"])
     overlay = yaml.safe_load((Site(LAB).inventory / "hosts.yml").read_text())

@@ -22,14 +22,13 @@ import pytest
 from loyalty.ops.environment import tool_environment
 from loyalty.ops.site import CHECKOUT
 from tests import runbook
-from tests.lab_site import LabSite, new_program
+from tests.lab_site import LEDGER, LabSite, new_program
 from tests.servers import wait_until
 from tests.writers import Writers
 
 MEMBERS = ("db1", "db2", "box1")
 KEEPER = "db2"
 Capsys = pytest.CaptureFixture[str]
-LEDGER = "sorted((e['_id'], e['hash'].hex()) for e in db.ledger.find({}, {'hash': 1}))"
 SCRATCH_PORT = 27117
 
 

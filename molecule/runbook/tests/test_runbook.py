@@ -19,14 +19,13 @@ import pytest
 from loyalty.infra.ids import entry_id
 from loyalty.ops.errors import Failure
 from tests import runbook
-from tests.lab_site import LabSite, new_program
+from tests.lab_site import LEDGER, LabSite, new_program
 from tests.servers import wait_until
 from tests.writers import Writers
 
 MEMBERS = ("db1", "db2", "box1")
 KEEPER = "db2"
 APP = "box1"
-LEDGER = "sorted((e['_id'], e['hash'].hex()) for e in db.ledger.find({}, {'hash': 1}))"
 SCRATCH_PORT = 27117
 CONTENT = b"a logo of the bakery"
 VERIFY = "loyalty ledger verify --no-progress"
