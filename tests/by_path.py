@@ -1,9 +1,10 @@
-"""Loads what Ansible loads by path: plugins and modules of roles, which are in no package."""
+"""Loads what is in no package: plugins and modules of roles, and programs that they install."""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ ROOT = Path(__file__).parents[1]
 
 def load(path: str) -> Any:
     """The module at `path` below the project's folder."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    name, file = Path(path).stem, str(ROOT / path)
+    # Programs have no suffix by which Python would know what they are.
+    spec = importlib.util.spec_from_file_location(name, file, loader=SourceFileLoader(name, file))
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
