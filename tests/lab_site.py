@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import secrets
 import ssl
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from loyalty.ops.ansible import command_line
+from loyalty.ops.environment import tool_environment
 from loyalty.ops.errors import Failure
 from loyalty.ops.info import access, read_vault
 from loyalty.ops.lab import Lab
+from loyalty.ops.site import CHECKOUT
 
 LEDGER = "sorted((e['_id'], e['hash'].hex()) for e in db.ledger.find({}, {'hash': 1}))"
 """What `LabSite.ask` is asked for the ids and hashes of all entries."""
@@ -70,6 +74,13 @@ class LabSite:
             line = " ".join(command)[:120]
             raise Failure(f"On {host}, `{line}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
+
+    def run_playbook(self, name: str, *, extra: Mapping[str, Any] | None = None, options: Sequence[str] = ()) -> None:
+        """Run a playbook on the site, as its operator does. Failure with the end of what it said."""
+        line = command_line(name, self.lab.site, extra=extra, options=options)
+        done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failure(f"The playbook {name} failed:\n{done.stdout[-3000:]}")
 
     def ask(self, host: str, expression: str, *, port: int = 27017, tls: bool = True) -> Any:
         """What the mongod of a server answers its administrator: `ask("db1", "client.admin.command('hello')")`.

@@ -5,7 +5,6 @@ Each test leaves the site whole. Run with `-s` to see the numbers.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from loyalty.ops.site import CHECKOUT
 from tests.lab_site import LabSite
 from tests.servers import wait_until
 from tests.tills import Tills
@@ -193,16 +191,20 @@ def test_a_killed_file_server_is_started_again(site: LabSite) -> None:
 
 def test_changes_reach_both_nodes_without_a_failed_request(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
     """A changed setting starts the other colour of each node in turn, as a release does."""
-    inventories = ["-i", "inventory/ha", "-i", str(CHECKOUT / ".lab" / "sites" / site.lab.site / "inventory")]
-    command = [sys.executable, "-m", "ansible", "playbook", *inventories, "playbooks/site.yml", "--tags", "app"]
-    environment = {**os.environ, "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"), "ANSIBLE_FORCE_COLOR": "0"}
     with Tills(site) as tills:
         for level in ("warning", "info"):
-            extra = ["--extra-vars", json.dumps({"app_log_level": level})]
-            done = subprocess.run(
-                [*command, *extra], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stdout[-3000:]
+            site.run_playbook("site", extra={"app_log_level": level}, options=["--tags", "app"])
     show(capsys, tills.report("both nodes switched, and back"))
     assert not tills.failed
     assert tills.most_attempts == 1
+
+
+def test_every_member_is_restarted_without_a_failed_request(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
+    with Tills(site) as tills:
+        site.run_playbook("replica_restart")
+        tills.go_on(3)
+    show(capsys, tills.report("rolling restart of MongoDB"))
+    assert not tills.failed
+    assert tills.most_attempts == 1
+    assert tills.longest_gap_s < 5
+    assert not tills.lost()

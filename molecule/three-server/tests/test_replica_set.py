@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from loyalty.ops.ansible import command_line
-from loyalty.ops.environment import tool_environment
-from loyalty.ops.site import CHECKOUT
 from tests.lab_site import LabSite, new_program
 from tests.servers import wait_until
 from tests.writers import Writers
@@ -123,9 +119,7 @@ def test_an_index_on_what_there_is_is_finished(ask: Ask) -> None:
 def test_a_rolling_restart_fails_no_request(site: LabSite, ask: Ask, writers: Writers, capsys: Capsys) -> None:
     started = {host: site.lab.ssh(host, ["systemctl show mongod --property=MainPID"]).stdout for host in MEMBERS}
     with writers.writing():
-        line = command_line("replica_restart", site.lab.site)
-        done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout
+        site.run_playbook("replica_restart")
     for host in MEMBERS:
         assert site.lab.ssh(host, ["systemctl show mongod --property=MainPID"]).stdout != started[host]
     tell(capsys, "rolling restart", writers)
