@@ -20,6 +20,8 @@ from tests.lab_site import LabSite
 from tests.servers import wait_until
 
 PATIENCE_S = 30.0  # after which a till gives up on the site
+PAUSE_S = 0.25
+"""A till waits before it sends a sale again (docs/integrator.md); always as long: gaps are measured."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Tills:
                 if time.monotonic() > began + PATIENCE_S:
                     self.failed.append(trouble)
                     break
+                time.sleep(PAUSE_S)
         client.close()
 
     def _client(self) -> httpx.Client:
