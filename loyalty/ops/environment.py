@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from loyalty.ops.errors import Failure
@@ -42,8 +43,14 @@ def install(locks: list[str]) -> None:
 
 
 def tool_environment() -> dict[str, str]:
-    """Return the environment for the tools of .venv: found first, configured by this checkout, speaking UTF-8."""
+    """Return the environment for the tools of .venv: found first, configured by this checkout, speaking UTF-8.
+
+    Playbooks are run by Mitogen's strategy, unless ANSIBLE_STRATEGY names another (docs/decisions/0037-mitogen.md).
+    """
+    mitogen = Path(sysconfig.get_path("purelib")) / "ansible_mitogen"
     return {
+        "ANSIBLE_STRATEGY": "mitogen_linear",
+        "ANSIBLE_STRATEGY_PLUGINS": str(mitogen / "plugins" / "strategy"),
         **os.environ,
         "PATH": f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
         "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
