@@ -7,8 +7,10 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -92,25 +94,20 @@ def write_lock(path: Path, held: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "path": {"type": "path", "required": True},
-            "token": {"type": "str", "required": True, "no_log": False},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "owner": {"type": "str", "default": ""},
-            "reason": {"type": "str", "default": ""},
-            "minutes": {"type": "int", "default": 30},
-            "force": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Of two runs that look at once, one looks first. The process may outlive the look, so the lock is given back."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def answer(module: AnsibleModule, path: Path) -> NoReturn:
+    """Take the lock or give it back, as the module was asked, and say so."""
     wanted = module.params
-    path = Path(wanted["path"])
-    if not path.parent.is_dir():
-        module.fail_json(msg=f"{path.parent} is missing: there is no application here yet. Run the playbook site.yml.")
-    folder = os.open(path.parent, os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)  # of two runs that look at once, one looks first
     now = time.time()
     held = read_lock(path, now)
     holder = {name: value for name, value in held.items() if name != "token"}
@@ -135,6 +132,26 @@ def main() -> None:
         }
         write_lock(path, lock)
     module.exit_json(changed=False, holder=holder)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "path", "required": True},
+            "token": {"type": "str", "required": True, "no_log": False},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "owner": {"type": "str", "default": ""},
+            "reason": {"type": "str", "default": ""},
+            "minutes": {"type": "int", "default": 30},
+            "force": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    path = Path(module.params["path"])
+    if not path.parent.is_dir():
+        module.fail_json(msg=f"{path.parent} is missing: there is no application here yet. Run the playbook site.yml.")
+    with alone(path.parent):
+        answer(module, path)
 
 
 if __name__ == "__main__":

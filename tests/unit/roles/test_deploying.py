@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import socketserver
 import subprocess
 import sys
@@ -84,6 +86,16 @@ def test_of_many_who_come_at_once_one_gets_the_lock(tmp_path: Path) -> None:
     with ThreadPoolExecutor(6) as pool:
         answers = list(pool.map(lambda name: lock(tmp_path, name, owner=name), "abcdef"))
     assert sum("failed" not in answer for answer in answers) == 1
+
+
+def test_a_module_that_is_done_keeps_no_file_locked(tmp_path: Path) -> None:
+    """Mitogen runs the next module in the same process."""
+    module = load(APP / "library" / "deploy_lock.py")
+    with pytest.raises(SystemExit), module.alone(tmp_path):
+        raise SystemExit  # as exit_json does
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
 
 
 def test_a_lock_is_for_root_alone(tmp_path: Path) -> None:
