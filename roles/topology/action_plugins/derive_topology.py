@@ -131,7 +131,7 @@ def derive(
     reached = {(edge["to"], edge["service"]) for edge in edges if edge["from"] in hosts}
     visited = {name for name, _ in reached}
     described = {}
-    for name in hosts:
+    for name, facts in hosts.items():
         weights = {s: MEMORY_WEIGHTS[s] for s in services[name] if s in MEMORY_WEIGHTS}
         described[name] = {
             "address": addresses[name],

@@ -71,6 +71,11 @@ def test_split_draws_an_edge_from_the_application_to_each_of_its_servers() -> No
     assert 443 not in inbound
 
 
+def test_each_host_has_the_ssh_port_of_its_own() -> None:
+    hosts = derive(THREE, variables={"box1": {"ssh_port": 2222}, "db2": {"ssh_port": 2200}})["hosts"]
+    assert {name: host["ssh_port"] for name, host in hosts.items()} == {"box1": 2222, "db2": 2200, "db3": 22}
+
+
 def test_members_of_a_replica_set_reach_each_other() -> None:
     edges = drawn(derive(THREE))
     members = ("box1", "db2", "db3")
