@@ -149,35 +149,64 @@ def test_memory_is_divided_completely_and_no_more(layout: dict[str, str], option
             assert sum(host["memory_share"].values()) == pytest.approx(1, abs=0.01)
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"mongodb": "box1 db2"}, "cannot elect a primary"),
-        ({"mongodb": ""}, "No host is in group 'mongodb'"),
-        ({"redis": "box1 box2"}, "2 hosts in 'redis'"),
-        ({"scheduler": "box1 box2"}, "A host in 'scheduler' is not in 'app'"),
-        ({"nginx": "edge1"}, "UNIX socket"),
-        ({"storage": "nas1 nas2"}, "2 hosts in 'storage'"),
-        ({"app": "box1 box2", "nginx": "box1 box2"}, "none in 'balancer'"),
-        ({"balancer": "box1"}, "site_virtual_address"),
-        ({"backup": "box1"}, "on the disk that they are to protect"),
-        ({"redis": "Box_2"}, "no host name that certificates"),
-    ],
-)
-def test_what_cannot_work_is_refused_with_its_reason(change: dict[str, str], reason: str) -> None:
-    assert any(reason in problem for problem in derive({**ONE_BOX, **change})["problems"])
+def assert_refused(result: dict[str, Any], reason: str, remedy: str) -> None:
+    """One and the same problem says why, and what to do."""
+    assert [problem for problem in result["problems"] if reason in problem and remedy in problem], result["problems"]
 
 
 @pytest.mark.parametrize(
-    ("variables", "reason"),
+    ("change", "reason", "remedy"),
     [
-        ({"db3": {"mongodb_arbiter": True}}, "give the host mongodb_priority: 0"),
-        ({"db3": {"mongodb_hidden": True}}, "could be elected"),
-        ({name: {"mongodb_priority": 0} for name in ("box1", "db2", "db3")}, "none could lead"),
+        ({"mongodb": "box1 db2"}, "cannot elect a primary", "Use 1 or 3 members"),
+        (
+            {"mongodb": " ".join(f"db{number}" for number in range(1, 10))},
+            "9 members in 'mongodb': a replica set has at most 7 votes",
+            "Use 3, 5 or 7",
+        ),
+        ({"mongodb": ""}, "No host is in group 'mongodb'", "add one under 'mongodb: hosts:'"),
+        ({"redis": "box1 box2"}, "2 hosts in 'redis'", "Use 1 or 3"),
+        ({"scheduler": "box1 box2"}, "A host in 'scheduler' is not in 'app'", "Add it to 'app'"),
+        ({"nginx": "edge1"}, "UNIX socket", "List the same hosts in both"),
+        ({"storage": "nas1 nas2"}, "2 hosts in 'storage'", "Use 1 or 3"),
+        ({"app": "box1 box2", "nginx": "box1 box2"}, "none in 'balancer'", "Add the hosts that share"),
+        ({"balancer": "box1"}, "site_virtual_address is not set", "Set it to a free address"),
+        ({"backup": "box1"}, "on the disk that they are to protect", "backup_device"),
+        ({"redis": "Box_2"}, "no host name that certificates", "Use lower-case letters"),
     ],
 )
-def test_members_that_would_fail_the_others_are_refused(variables: dict[str, dict[str, Any]], reason: str) -> None:
-    assert any(reason in problem for problem in derive(THREE, variables=variables)["problems"])
+def test_what_cannot_work_is_refused_with_reason_and_remedy(change: dict[str, str], reason: str, remedy: str) -> None:
+    assert_refused(derive({**ONE_BOX, **change}), reason, remedy)
+
+
+@pytest.mark.parametrize(
+    ("variables", "reason", "remedy"),
+    [
+        ({"db3": {"mongodb_arbiter": True}}, "an arbiter", "give the host mongodb_priority: 0"),
+        ({"db3": {"mongodb_hidden": True}}, "could be elected", "Set its mongodb_priority to 0"),
+        ({name: {"mongodb_priority": 0} for name in ("box1", "db2", "db3")}, "none could lead", "Leave it out for one"),
+    ],
+)
+def test_members_that_would_fail_the_others_are_refused(
+    variables: dict[str, dict[str, Any]], reason: str, remedy: str
+) -> None:
+    assert_refused(derive(THREE, variables=variables), reason, remedy)
+
+
+def test_a_floating_address_needs_a_balancer_that_holds_it() -> None:
+    result = derive(ONE_BOX, virtual_address=FLOATING)
+    assert_refused(result, "no host is in group 'balancer'", "Add the hosts that share it, or leave it empty")
+
+
+@pytest.mark.parametrize("address", ["fd00::100", "loyalty.example.test", "10.0.0.300"])
+def test_a_floating_address_is_of_the_fourth_version(address: str) -> None:
+    result = derive(HA, virtual_address=address)
+    assert_refused(result, f"'{address}') is no IPv4 address", "Set it to a free address of the hosts' network")
+
+
+def test_an_address_that_nobody_knows_stops_all_but_those_who_look() -> None:
+    away = {"db2": {"address": ""}}
+    assert_refused(derive(THREE, variables=away), "The address of 'db2' is unknown", "Set topology_host_address for it")
+    assert derive(THREE, variables=away, hosts_may_be_away=True)["problems"] == []
 
 
 def test_backups_beside_the_data_need_a_disk_of_their_own() -> None:
