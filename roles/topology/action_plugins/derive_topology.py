@@ -92,6 +92,8 @@ def derive(
             for name in groups.get(service, [])
             if name not in hosts
         ]
+    # Hosts outside the site are refused above. Nothing is known of them, so all that follows goes by the others.
+    groups = {service: [name for name in members if name in hosts] for service, members in groups.items()}
     for name, offered in services.items():
         if not offered:
             problems.append(f"Host '{name}' is in no group. Name its part in the inventory, or take it out.")
@@ -153,8 +155,8 @@ def derive(
     members = [
         {
             "host": f"{name}:{ports['mongodb']}",
-            "priority": float(hosts.get(name, {}).get("mongodb_priority", 1)),
-            "hidden": bool(hosts.get(name, {}).get("mongodb_hidden", False)),
+            "priority": float(hosts[name].get("mongodb_priority", 1)),
+            "hidden": bool(hosts[name].get("mongodb_hidden", False)),
         }
         for name in groups.get("mongodb", [])
     ]
@@ -204,15 +206,15 @@ def _refused_replica_sets(
         "fails, the rest elects a primary whose writes never reach a majority, so nothing is saved by it. Remove "
         "mongodb_arbiter and give the host mongodb_priority: 0: it then holds a copy, votes, and never leads."
         for name in members
-        if hosts.get(name, {}).get("mongodb_arbiter")
+        if hosts[name].get("mongodb_arbiter")
     ]
     problems += [
         f"'{name}' is hidden (mongodb_hidden) and could be elected: clients would not find their primary. Set its "
         "mongodb_priority to 0."
         for name in members
-        if hosts.get(name, {}).get("mongodb_hidden") and float(hosts[name].get("mongodb_priority", 1))
+        if hosts[name].get("mongodb_hidden") and float(hosts[name].get("mongodb_priority", 1))
     ]
-    if members and not any(float(hosts.get(name, {}).get("mongodb_priority", 1)) for name in members):
+    if members and not any(float(hosts[name].get("mongodb_priority", 1)) for name in members):
         problems.append("Every member in 'mongodb' has mongodb_priority 0: none could lead. Leave it out for one.")
     return problems
 
@@ -249,9 +251,7 @@ def _refused_backups(hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str
     elsewhere = [
         name
         for name in keepers
-        if name not in protected
-        or hosts.get(name, {}).get("backup_device")
-        or hosts.get(name, {}).get("backup_same_disk_enabled")
+        if name not in protected or hosts[name].get("backup_device") or hosts[name].get("backup_same_disk_enabled")
     ]
     # A second member on another host is a copy of the database, so losing the disk of one keeper loses nothing yet.
     if keepers and not elsewhere and len(groups.get("mongodb", [])) == 1:
@@ -330,7 +330,7 @@ def _edges(
         for source in groups.get(client, []):
             for target in groups.get(server, []):
                 if source != target:
-                    port = _ssh_port(hosts.get(target, {})) if service == "ssh" else ports[service]
+                    port = _ssh_port(hosts[target]) if service == "ssh" else ports[service]
                     draw(source, target, service, port, why)
     for source in balancers:
         for target in balancers:

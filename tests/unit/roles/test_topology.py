@@ -203,6 +203,13 @@ def test_a_floating_address_is_of_the_fourth_version(address: str) -> None:
     assert_refused(result, f"'{address}') is no IPv4 address", "Set it to a free address of the hosts' network")
 
 
+@pytest.mark.parametrize("service", [*topology.SERVICES, *topology.OPTIONAL_SERVICES])
+def test_a_group_outside_the_site_is_named(service: str) -> None:
+    groups = {**{name: ["box1"] for name in topology.SERVICES}, service: ["box1", "spare"]}
+    result = topology.derive({"box1": {"address": "10.0.0.1"}}, groups, PORTS, ANYWHERE)
+    assert_refused(result, f"'spare' is in group '{service}' but not under 'loyalty'", "Put the group under 'loyalty:")
+
+
 def test_an_address_that_nobody_knows_stops_all_but_those_who_look() -> None:
     away = {"db2": {"address": ""}}
     assert_refused(derive(THREE, variables=away), "The address of 'db2' is unknown", "Set topology_host_address for it")
