@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Any
 
 try:
@@ -190,7 +191,7 @@ def _storage_mode(groups: Mapping[str, list[str]], shared: bool) -> str:
 def _refused_replica_sets(
     hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]], even_members: bool
 ) -> list[str]:
-    """Replica sets that could not elect a primary, or whose primary could not commit, when one member fails."""
+    """Replica sets that could not elect a primary, or whose primary could not commit, when one machine fails."""
     problems = []
     members = groups.get("mongodb", [])
     if members and len(members) % 2 == 0 and not even_members:
@@ -213,6 +214,12 @@ def _refused_replica_sets(
         "mongodb_priority to 0."
         for name in members
         if hosts[name].get("mongodb_hidden") and float(hosts[name].get("mongodb_priority", 1))
+    ]
+    problems += [
+        f"'{one}' and '{other}' in 'mongodb' have the same address ({hosts[one]['address']}): two copies on one "
+        "machine are lost together. Set ansible_host (or topology_host_address) of each to that of its own machine."
+        for one, other in combinations(members, 2)
+        if hosts[one]["address"] and hosts[one]["address"] == hosts[other]["address"]
     ]
     if members and not any(float(hosts[name].get("mongodb_priority", 1)) for name in members):
         problems.append("Every member in 'mongodb' has mongodb_priority 0: none could lead. Leave it out for one.")

@@ -192,6 +192,17 @@ def test_members_that_would_fail_the_others_are_refused(
     assert_refused(derive(THREE, variables=variables), reason, remedy)
 
 
+def test_two_members_on_one_machine_are_refused() -> None:
+    one_machine = {"db2": {"address": "10.0.0.2"}, "db3": {"address": "10.0.0.2"}}
+    reason = "'db2' and 'db3' in 'mongodb' have the same address (10.0.0.2)"
+    assert_refused(derive(THREE, variables=one_machine), reason, "Set ansible_host")
+
+
+def test_members_whose_addresses_nobody_knows_are_not_taken_for_one_machine() -> None:
+    away = {"db2": {"address": ""}, "db3": {"address": ""}}
+    assert derive(THREE, variables=away, hosts_may_be_away=True)["problems"] == []
+
+
 def test_a_floating_address_needs_a_balancer_that_holds_it() -> None:
     result = derive(ONE_BOX, virtual_address=FLOATING)
     assert_refused(result, "no host is in group 'balancer'", "Add the hosts that share it, or leave it empty")
