@@ -70,11 +70,11 @@ def derive(
     """The topology of `hosts` in `groups`.
 
     A host is {"address", "ssh_port"} and, for members of the replica set, "mongodb_priority", "mongodb_hidden" and
-    "mongodb_arbiter"; for backup hosts "backup_device" and "backup_same_disk_enabled". A port may be a range
-    ("49152-49161"). `virtual_address` is the floating address of the balancers; `storage_shared` says that every host
-    of `storage` mounts the same share; `even_members` lets the replica set have two or four members, as it has on the
-    way to one more or one less. With `hosts_may_be_away` an address that nobody knows is no problem: whoever only
-    looks needs none.
+    "mongodb_arbiter"; for backup hosts "storage_device", "backup_device" and "backup_same_disk_enabled". A port may be
+    a range ("49152-49161"). `virtual_address` is the floating address of the balancers; `storage_shared` says that
+    every host of `storage` mounts the same share; `even_members` lets the replica set have two or four members, as it
+    has on the way to one more or one less. With `hosts_may_be_away` an address that nobody knows is no problem: whoever
+    only looks needs none.
 
     Returns hosts, edges, what each service must know of its peers, and `problems`: what cannot work, each with the
     reason and the way out.
@@ -253,26 +253,30 @@ def _refused_balancers(groups: Mapping[str, list[str]], virtual_address: str) ->
 
 
 def _refused_backups(hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[str]]) -> list[str]:
-    protected = set(groups.get("mongodb", [])) | set(groups.get("storage", []))
+    """Backups that one broken disk would take together with what they protect, or that would be taken twice."""
     keepers = groups.get("backup", [])
-    elsewhere = [
-        name
-        for name in keepers
-        if name not in protected or hosts[name].get("backup_device") or hosts[name].get("backup_same_disk_enabled")
-    ]
-    # A second member on another host is a copy of the database, so losing the disk of one keeper loses nothing yet.
-    if keepers and not elsewhere and len(groups.get("mongodb", [])) == 1:
-        return [
-            f"Backups would be kept on {' and '.join(keepers)} alone, on the disk that they are to protect. Set "
-            "backup_device there to another disk, drive or share, or name a host in 'backup' that holds nothing else. "
-            "To try things out without one: backup_same_disk_enabled."
-        ]
     if len(keepers) > 1:
         return [
             f"{len(keepers)} hosts in 'backup': each would take the same backups from the same servers. Name one, and "
             "let it copy what it keeps to another place (backup_copy_to)."
         ]
-    return []
+    problems = []
+    for name in keepers:
+        host = hosts[name]
+        # What several hosts hold outlives the disk of any of them. Whether two devices are two disks is for the backup
+        # program to see, on the host.
+        held_alone = {
+            "the database": groups.get("mongodb") == [name],
+            "the files": groups.get("storage") == [name] and not host.get("storage_device"),
+        }
+        only_copies = [what for what, alone in held_alone.items() if alone]
+        if only_copies and not (host.get("backup_device") or host.get("backup_same_disk_enabled")):
+            problems.append(
+                f"Backups on '{name}' would be on the disk of the only copy of {' and '.join(only_copies)}: one broken "
+                "disk would take both. Set backup_device there to another disk, drive or share, or name a host in "
+                "'backup' that holds nothing else. To try things out without one: backup_same_disk_enabled: true."
+            )
+    return problems
 
 
 def _refused_layouts(groups: Mapping[str, list[str]], storage_shared: bool) -> list[str]:
@@ -385,7 +389,14 @@ def _address(host: Mapping[str, Any]) -> str:
 
 
 # Variables of a host that its place in the topology depends on.
-HOST_VARIABLES = ("mongodb_priority", "mongodb_hidden", "mongodb_arbiter", "backup_device", "backup_same_disk_enabled")
+HOST_VARIABLES = (
+    "mongodb_priority",
+    "mongodb_hidden",
+    "mongodb_arbiter",
+    "storage_device",
+    "backup_device",
+    "backup_same_disk_enabled",
+)
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]

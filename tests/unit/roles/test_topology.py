@@ -170,7 +170,6 @@ def assert_refused(result: dict[str, Any], reason: str, remedy: str) -> None:
         ({"storage": "nas1 nas2"}, "2 hosts in 'storage'", "Use 1 or 3"),
         ({"app": "box1 box2", "nginx": "box1 box2"}, "none in 'balancer'", "Add the hosts that share"),
         ({"balancer": "box1"}, "site_virtual_address is not set", "Set it to a free address"),
-        ({"backup": "box1"}, "on the disk that they are to protect", "backup_device"),
         ({"redis": "Box_2"}, "no host name that certificates", "Use lower-case letters"),
     ],
 )
@@ -227,13 +226,43 @@ def test_an_address_that_nobody_knows_stops_all_but_those_who_look() -> None:
     assert derive(THREE, variables=away, hosts_may_be_away=True)["problems"] == []
 
 
-def test_backups_beside_the_data_need_a_disk_of_their_own() -> None:
-    assert derive({**ONE_BOX, "backup": "box1"}, variables={"box1": {"backup_device": "/dev/sdb"}})["problems"] == []
+FILES_AND_BACKUPS_ON_DB2 = {**THREE, "storage": "db2", "backup": "db2"}
 
 
-def test_backups_beside_the_data_may_be_tried_without_one() -> None:
-    variables = {"box1": {"backup_same_disk_enabled": True}}
-    assert derive({**ONE_BOX, "backup": "box1"}, variables=variables)["problems"] == []
+@pytest.mark.parametrize(
+    ("layout", "only_copy"),
+    [
+        ({**ONE_BOX, "backup": "box1"}, "the database and the files"),
+        ({**SPLIT, "backup": "db1"}, "the database"),
+        ({**SPLIT, "backup": "app1"}, "the files"),
+        ({**THREE, "backup": "box1"}, "the files"),
+        (FILES_AND_BACKUPS_ON_DB2, "the files"),
+    ],
+)
+def test_backups_beside_the_only_copy_need_a_disk_of_their_own(layout: dict[str, str], only_copy: str) -> None:
+    keeper = layout["backup"]
+    reason = f"Backups on '{keeper}' would be on the disk of the only copy of {only_copy}"
+    assert_refused(derive(layout), reason, "Set backup_device there to another disk")
+    assert derive(layout, variables={keeper: {"backup_device": "/dev/sdb"}})["problems"] == []
+
+
+def test_backups_beside_the_only_copy_may_be_tried_without_a_disk_of_their_own() -> None:
+    for layout in ({**ONE_BOX, "backup": "box1"}, FILES_AND_BACKUPS_ON_DB2):
+        told = {layout["backup"]: {"backup_same_disk_enabled": True}}
+        assert_refused(derive(layout), "one broken disk would take both", "backup_same_disk_enabled: true")
+        assert derive(layout, variables=told)["problems"] == []
+
+
+def test_backups_beside_one_copy_of_several_lose_nothing_with_their_disk() -> None:
+    assert derive({**THREE, "backup": "db2"})["problems"] == []
+    assert derive({**HA, "backup": "db1"}, virtual_address=FLOATING)["problems"] == []
+
+
+def test_files_on_a_disk_or_share_of_their_own_are_not_beside_the_backups() -> None:
+    files_apart = {"db2": {"storage_device": "/dev/sdb"}}
+    assert derive(FILES_AND_BACKUPS_ON_DB2, variables=files_apart)["problems"] == []
+    one_box = derive({**ONE_BOX, "backup": "box1"}, variables={"box1": {"storage_device": "/dev/sdb"}})
+    assert_refused(one_box, "the only copy of the database:", "backup_device")
 
 
 def test_whoever_keeps_backups_fetches_them_and_nobody_reaches_it() -> None:
