@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_the_program_accepts_its_settings(topology: str, keeper: str, system: st
     file = tmp_path / "backup.toml"
     file.write_text(render("backup/templates/backup.toml.j2", system, topology=topology, host=keeper), encoding="utf-8")
     settings = load_settings(file)
-    assert settings.allow_same_disk == (topology != "two-server"), "one member has no copy elsewhere"
+    assert not settings.allow_same_disk
     assert [member.address for member in settings.members] == {
         "three-server": ["db1:27017", "db2:27017", "box1:27017"],
         "two-server": ["db1:27017"],
@@ -31,6 +32,36 @@ def test_the_program_accepts_its_settings(topology: str, keeper: str, system: st
     }[topology]
     assert settings.log.every_seconds == 900
     assert "secret-of-" not in file.read_text(encoding="utf-8")
+
+
+@systems
+@pytest.mark.parametrize(
+    ("topology", "keeper", "moved", "only_here"),
+    [
+        ("three-server", "db2", {}, []),
+        ("three-server", "box1", {}, ["/mnt/storage"]),
+        ("three-server", "db2", {"storage_mode": "gluster", "storage_hosts": ["db2"]}, ["/var/lib/loyalty-files"]),
+        ("two-server", "db1", {}, ["/var/lib/mongodb"]),
+        ("two-server", "box1", {}, ["/mnt/storage"]),
+        ("one-box", "box1", {}, ["/var/lib/mongodb", "/mnt/storage"]),
+        ("ha", "db1", {}, []),
+        ("ha", "backup1", {}, []),
+    ],
+)
+def test_the_target_must_not_share_a_disk_with_what_no_other_host_has(
+    topology: str, keeper: str, moved: dict[str, Any], only_here: list[str], system: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.toml"
+    overrides = {f"topology_{fact}": value for fact, value in moved.items()}
+    file.write_text(render("backup/templates/backup.toml.j2", system, topology=topology, host=keeper, **overrides))
+    assert [str(path) for path in load_settings(file).data_paths] == only_here
+
+
+@systems
+def test_backups_may_share_the_disk_of_the_data_where_that_is_meant(system: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup.toml"
+    file.write_text(render("backup/templates/backup.toml.j2", system, backup_same_disk_enabled=True))
+    assert load_settings(file).allow_same_disk
 
 
 @systems
