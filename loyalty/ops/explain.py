@@ -63,6 +63,9 @@ def explain(name: str, site: str) -> Explanation:
         )
     default, default_place = _default(name)
     spec: dict[str, Any] = next(iter(described.values()), {})
+    if not default_place and "default" in spec:
+        # What the topology reads in the inventory itself, where roles bring no defaults.
+        default, default_place = spec["default"], f"roles/{next(iter(described))}/meta/argument_specs.yml"
     return Explanation(
         name=name,
         meaning=_sentence(spec.get("description", "")),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import by_path
+
 PROJECT = Path(__file__).parents[2]
 ROLES = sorted(path for path in (PROJECT / "roles").iterdir() if (path / "tasks").is_dir())
 # Files that Ansible itself reads as tasks or plays.
@@ -62,6 +64,11 @@ def test_every_default_is_in_the_argument_specs(role: Path) -> None:
     for name, option in options.items():
         assert option["description"], name
         assert option["type"], name
+
+
+def test_every_variable_of_a_host_that_the_topology_goes_by_is_in_the_argument_specs() -> None:
+    read = by_path.load("roles/topology/action_plugins/derive_topology.py").HOST_VARIABLES
+    assert set(read) - {name for role in ROLES for name in described(role)} == set()
 
 
 @pytest.mark.parametrize("role", ROLES, ids=role_name)

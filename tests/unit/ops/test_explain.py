@@ -57,6 +57,12 @@ def test_meaning_and_default_come_from_the_roles(site: Path) -> None:
     assert f"overrides {site}/hosts.yml:6" in said
 
 
+def test_a_default_that_only_the_specs_tell_is_told(site: Path) -> None:
+    found = explain("mongodb_hidden", "shop")
+    assert found.meaning
+    assert (found.default, found.default_place) == (False, "roles/topology/meta/argument_specs.yml")
+
+
 @pytest.mark.parametrize(
     "winner",
     ["hosts.yml", "group_vars/all.yml", "group_vars/app/main.yml", "host_vars/box2.yml", "host_vars/box2/z.yml"],
