@@ -144,3 +144,9 @@ def test_facts_are_read_from_ansible_facts(path: Path) -> None:
 def test_no_role_depends_on_which_playbook_uses_it(role: Path) -> None:
     """`playbook_dir` is another folder in an imported playbook; `role_path` is always the same."""
     assert not [str(path) for path in role.rglob("*.yml") if "playbook_dir" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("role", ROLES, ids=role_name)
+def test_a_host_is_asked_at_a_door_of_its_own(role: Path) -> None:
+    """Where there are balancers, https://127.0.0.1 is one of them, and any node that is ready answers for this one."""
+    assert not [str(path) for path in role.rglob("*.yml") if "https://127.0.0.1/" in path.read_text(encoding="utf-8")]
