@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Look at one host in one visit: units, disks, certificates, release, time, Redis; in depth also what rots unseen."""
+"""Look at one host in one visit: units, disks, certificates, release, redundancy; in depth also what rots unseen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: host_state
-short_description: Report units, disks, certificates, release, time and Redis of this host
+short_description: Report units, disks, certificates, release, time and redundancy of this host
 description: Only looks; never changes anything. What does not exist is reported as missing, never as an error.
 options:
   services:
@@ -49,6 +49,14 @@ options:
     description: Password of Redis' user C(loyalty).
     type: str
     default: ""
+  sentinel_port:
+    description: Port of the Sentinel, where this host has one.
+    type: int
+    default: 26379
+  sentinel_password:
+    description: Password of the Sentinels.
+    type: str
+    default: ""
   deep:
     description: >-
       Whether to look for what rots unseen, too - services older than their files, open secrets, waiting restarts.
@@ -69,13 +77,14 @@ RETURN = r"""
 state:
   description: >-
     C(units), C(disks), C(unmounted), C(certificates), C(release), C(upstream), C(addresses), C(listening),
-    C(versions), C(time), C(redis), C(backup) and C(deep).
+    C(versions), C(time), C(redis), C(sentinel), C(files), C(nodes), C(backup) and C(deep).
   type: dict
   returned: always
 """
 
 UPSTREAM = Path("/etc/nginx/loyalty/upstream.conf")
 CERTIFICATES = Path("/etc/loyalty/tls")
+BRICKS = Path("/run/gluster/vols/loyalty")
 SECRETS = ("/etc/loyalty", "/etc/mongodb", "/etc/redis", "/etc/keepalived")
 UNITS = {
     "host": ("loyalty-firewall.service", "chrony.service"),
@@ -85,7 +94,7 @@ UNITS = {
     "redis": ("redis-server.service",),
     "sentinel": ("redis-sentinel.service",),
     "balancer": ("haproxy.service", "keepalived.service"),
-    "gluster": ("glusterd.service",),
+    "gluster": ("glusterd.service", "loyalty-brick.timer"),
     "backup": tuple(
         f"loyalty-backup-{kind}.timer" for kind in ("full", "incremental", "files", "dump", "verify", "prune", "drill")
     ),
@@ -245,6 +254,46 @@ def redis_state(password: str) -> dict[str, Any]:
     }
 
 
+def sentinel_state(port: int, password: str) -> str:
+    """Whether another master could be chosen now, in the words of the Sentinel: `OK ...`, or what it lacks."""
+    return said(
+        "redis-cli", "--tls", "--cacert", str(CERTIFICATES / "ca.crt"), "-p", str(port),
+        "sentinel", "ckquorum", "loyalty",
+        env={"REDISCLI_AUTH": password},
+    ).strip()  # fmt: skip
+
+
+def files_state() -> dict[str, Any]:
+    """Whether this host's copy of the files is served, which other file servers are there, what copies wait for.
+
+    `waiting` has, for each copy, how many entries are not yet on all the others; None where the copy was not reached.
+    It is empty while a file server is away: asking would take longer than the answer is worth.
+    """
+    pool = re.findall(r"(?m)^[0-9a-f-]{36}\s+(\S+)\s+(\w+)", said("gluster", "pool", "list"))
+    peers = {name: state == "Connected" for name, state in pool if name != "localhost"}
+    waiting: dict[str, int | None] = {}
+    # No `volume status`: it locks the volume, and of several hosts that ask at once all but one would be refused.
+    for line in said("gluster", "volume", "heal", "loyalty", "info").splitlines() if all(peers.values()) else ():
+        if brick := re.match(r"Brick (\S+?):/", line):
+            host = brick.group(1)
+            waiting[host] = None
+        elif entries := re.match(r"Number of entries: (\d+)$", line):
+            waiting[host] = int(entries.group(1))
+    return {"served": any(runs(file) for file in BRICKS.glob("*.pid")), "peers": peers, "waiting": waiting}
+
+
+def runs(pid_file: Path) -> bool:
+    """Whether the process lives whose number is in the file."""
+    number = pid_file.read_text(encoding="ascii").strip()
+    return number.isdigit() and Path(f"/proc/{number}").exists()
+
+
+def balanced_nodes() -> dict[str, str]:
+    """What the balancer of this host holds of each node: `UP`, or `DOWN` and why."""
+    lines = said("/usr/local/sbin/balancer-nodes").splitlines()
+    return dict(line.split(" ", 1) for line in lines if re.match(r"\S+ (UP|DOWN)", line))
+
+
 def backup_units() -> tuple[str, ...]:
     """What takes backups: timers, and for the log a timer or a service that goes on all the time."""
     continuous = Path("/etc/systemd/system/multi-user.target.wants/loyalty-backup-log.service").exists()
@@ -401,12 +450,15 @@ def main() -> None:
             "mounts": {"type": "list", "elements": "path", "default": []},
             "backup_path": {"type": "path", "default": ""},
             "redis_password": {"type": "str", "default": "", "no_log": True},
+            "sentinel_port": {"type": "int", "default": 26379},
+            "sentinel_password": {"type": "str", "default": "", "no_log": True},
             "deep": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
     services = params["services"]
+    sentinel = (params["sentinel_port"], params["sentinel_password"])
     mounted = mounts()
     release = release_state(Path(params["release_directory"]))
     wanted = UNITS | ({"backup": backup_units()} if "backup" in services else {})
@@ -427,6 +479,9 @@ def main() -> None:
         "versions": {service: version_of(service) for service in services if service in VERSIONS},
         "time": time_state(),
         "redis": redis_state(params["redis_password"]) if "redis" in services else None,
+        "sentinel": sentinel_state(*sentinel) if "sentinel" in services else None,
+        "files": files_state() if "gluster" in services else None,
+        "nodes": balanced_nodes() if "balancer" in services else None,
         "backup": backup_state(Path(params["backup_path"])) if "backup" in services else None,
         "deep": {
             "stale": list(stale([unit["unit"] for unit in units])),
