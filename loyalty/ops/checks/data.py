@@ -116,6 +116,18 @@ def redis(seen: Seen, limits: Limits) -> Iterator[Complaint]:
         )
 
 
+@check("sentinel", "The Sentinels would choose another Redis if the one that takes writes failed")
+def sentinel(seen: Seen, limits: Limits) -> Iterator[Complaint]:
+    for name, state in states(seen):
+        said = state["sentinel"]
+        if said is not None and not said.startswith("OK") and runs(seen, name, "sentinel"):
+            yield (
+                name,
+                f"its Sentinel could not have another master chosen: {said or 'it gives no answer'}",
+                "Most of them must run and see each other. On the hosts of Redis: journalctl -u redis-sentinel -n 50",
+            )
+
+
 @check("lease", "One host's jobs run")
 def lease(seen: Seen, limits: Limits) -> Iterator[Complaint]:
     application = seen["application"]

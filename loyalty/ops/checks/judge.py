@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from loyalty.ops.checks import backups, data, drills, hosts, network
+from loyalty.ops.checks import backups, data, drills, files, hosts, network
 from loyalty.ops.checks.catalogue import Check, Finding, Limits, Seen
 
 CATALOGUE = {
     item.name: item
-    for module in (hosts, network, data, backups, drills)
+    for module in (hosts, network, data, files, backups, drills)
     for item in vars(module).values()
     if isinstance(item, Check)
 }

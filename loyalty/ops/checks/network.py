@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from loyalty.ops.checks.catalogue import Complaint, Limits, Seen, check
-from loyalty.ops.checks.seen import address_holders, away, hosts_of
+from loyalty.ops.checks.seen import address_holders, away, down, hosts_of, states
 
 
 @check("floating address", "One balancer holds the floating address")
@@ -28,6 +28,22 @@ def floating_address(seen: Seen, limits: Limits) -> Iterator[Complaint]:
             f"no host holds {address}, so no client reaches the site",
             f"on {' and '.join(name for name in balancers if not away(seen, name))}: journalctl -u keepalived "
             "-u haproxy -n 50",
+        )
+
+
+@check("nodes", "Every balancer sends requests to every node")
+def nodes(seen: Seen, limits: Limits) -> Iterator[Complaint]:
+    refused: dict[str, dict[str, str]] = {}
+    for name, state in states(seen):
+        for node, held_for in (state["nodes"] or {}).items():
+            if held_for != "UP" and not down(seen, node, "nginx") and not down(seen, node, "app"):
+                refused.setdefault(node, {})[name] = held_for.removeprefix("DOWN ")
+    for node, reasons in refused.items():
+        yield (
+            node,
+            f"{' and '.join(reasons)} send it no requests: {' / '.join(dict.fromkeys(reasons.values()))}",
+            f"Layer7: on {node}, curl -k https://127.0.0.1:8444/readyz says which part; Layer6: its certificate; "
+            "Layer4: its NGINX, or the firewall. It gets requests again by itself (balancer-nodes).",
         )
 
 

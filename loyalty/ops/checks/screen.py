@@ -18,6 +18,7 @@ from loyalty.ops.checks.seen import (
     replica_set,
     restore_drill,
     states,
+    waiting_files,
 )
 
 WIDTH = 100
@@ -75,6 +76,8 @@ def _cell(seen: Seen, name: str, host: Mapping[str, Any], service: str) -> str:
     if service == "redis":
         redis = state["redis"] or {}
         return {"master": "master", "slave": "replica"}.get(redis.get("role", ""), "MUTE")
+    if service == "storage" and state["files"]:
+        return "ok" if state["files"]["served"] else "MUTE"
     if service == "balancer":
         return "holds" if seen["virtual_address"] in state["addresses"] else "stands by"
     if service == "scheduler":
@@ -108,6 +111,7 @@ def numbers(seen: Seen) -> list[str]:
     rows = [
         ("Database", _database(seen)),
         ("Redis", _redis(seen)),
+        ("Files", _files(seen)),
         ("Address", _address(seen)),
         ("Jobs", _jobs(seen)),
         ("Release", _release(seen)),
@@ -149,6 +153,16 @@ def _redis(seen: Seen) -> str:
     return f"master {' and '.join(masters) or 'NONE'}" + (
         f" · {', '.join(followers)} follow{'s' if len(followers) == 1 else ''}" if followers else ""
     )
+
+
+def _files(seen: Seen) -> str:
+    """Where the copies are, and what is not on each of them; nothing where there is no other copy."""
+    if len(hosts_of(seen, "gluster")) < 2:
+        return ""
+    served = [name for name, state in states(seen) if (state["files"] or {}).get("served")]
+    waiting = waiting_files(seen)
+    said = {None: "", 0: " · none waits for another"}.get(waiting, f" · {waiting} entries wait to be copied")
+    return f"copies on {', '.join(served) or 'NO HOST'}{said}"
 
 
 def _address(seen: Seen) -> str:

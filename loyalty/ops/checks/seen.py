@@ -6,7 +6,8 @@ virtual_address          the floating address, or ""
 edges                    the connections that the topology draws
 hosts                    {name: {address, services, unreachable, state, mongodb, edges, preflight}}
     unreachable          why the host could not be looked at, or ""
-    state                what the module `host_state` returned, or null
+    state                what the module `host_state` returned, or null; in it, null where the host has no such part:
+                         redis, sentinel, files (its copy of them), nodes (as its balancer sees them), backup
     mongodb              what `mongodb_state` returned: {"error"} or {self, members, oplog_hours}, or null
     edges                what `edge_state` returned (deep), or null
     preflight            problems that the preflight would find today (deep), or null
@@ -50,6 +51,12 @@ def runs(seen: Seen, name: str, service: str) -> bool:
     return state is not None and all(u["state"] == "active" for u in state["units"] if u["service"] == service)
 
 
+def down(seen: Seen, name: str, service: str) -> bool:
+    """Whether a host is away, or known not to run a service: what others say of that needs no finding of its own."""
+    state = seen["hosts"].get(name, {}).get("state")
+    return away(seen, name) or (state is not None and not runs(seen, name, service))
+
+
 def replica_set(seen: Seen) -> list[dict[str, Any]]:
     """Members of the replica set, as its primary sees them, or else as whoever answers does."""
     views = [host["mongodb"] for host in seen["hosts"].values() if host["mongodb"] and "members" in host["mongodb"]]
@@ -65,6 +72,12 @@ def primary(seen: Seen) -> str:
 def redis_masters(seen: Seen) -> list[str]:
     """The hosts whose Redis takes writes."""
     return [name for name, state in states(seen) if (state.get("redis") or {}).get("role") == "master"]
+
+
+def waiting_files(seen: Seen) -> int | None:
+    """How many entries of the file store are not on every copy, as far as hosts see; None when none can tell."""
+    found = [state["files"]["waiting"].values() for _, state in states(seen) if state["files"]]
+    return max((entries for copies in found for entries in copies if entries is not None), default=None)
 
 
 def address_holders(seen: Seen) -> list[str]:

@@ -15,7 +15,7 @@ UNITS = {
     "redis": ("redis-server",),
     "sentinel": ("redis-sentinel",),
     "balancer": ("haproxy", "keepalived"),
-    "gluster": ("glusterd",),
+    "gluster": ("glusterd", "loyalty-brick"),
     "app": ("loyalty@blue",),
     "backup": ("loyalty-backup-full", "loyalty-backup-log"),
 }
@@ -69,6 +69,16 @@ def backup() -> dict[str, Any]:
     }
 
 
+def copies(host: str, storage: list[str]) -> dict[str, Any]:
+    """One copy of the files on each of the hosts, as `host` sees them; of a single copy nobody has anything to say."""
+    others = [name for name in storage if name != host]
+    return {
+        "served": True,
+        "peers": dict.fromkeys(others, True),
+        "waiting": dict.fromkeys(storage, 0) if others else {},
+    }
+
+
 def healthy(shape: str = "ha") -> dict[str, Any]:
     """A site of that shape where nothing is wrong, looked at in depth."""
     groups = topology_groups(shape)
@@ -89,6 +99,9 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
         services = [service for service in SERVICES if name in groups.get(service, [])]
         if "redis" in services and len(groups["redis"]) > 1:
             services.append("sentinel")
+        remote = "storage" in services and not set(groups["app"]) <= set(groups["storage"])
+        if remote:
+            services.append("gluster")
         redis: dict[str, Any] | None = None
         if "redis" in services:
             leader = groups["redis"][0]
@@ -119,6 +132,9 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
                 "versions": {},
                 "time": {"own": True, "synchronised": True, "offset_ms": 0.3},
                 "redis": redis,
+                "sentinel": "OK 3 usable Sentinels." if "sentinel" in services else None,
+                "files": copies(name, groups["storage"]) if remote else None,
+                "nodes": dict.fromkeys(groups["nginx"], "UP") if "balancer" in services else None,
                 "backup": backup() if "backup" in services else None,
                 "deep": {"stale": [], "open_secrets": [], "failed_units": [], "reboot": []},
             },
@@ -163,9 +179,13 @@ def healthy(shape: str = "ha") -> dict[str, Any]:
 
 
 def cut_power(seen: dict[str, Any], host: str) -> None:
-    """The host is away: nobody can look at it, and the others' member rows say so."""
+    """The host is away: nobody can look at it, and what the others say of members and copies tells so."""
     seen["hosts"][host] |= {"unreachable": "No route to host", "state": None, "mongodb": None, "edges": None}
     for other in seen["hosts"].values():
         for member in (other["mongodb"] or {}).get("members", ()):
             if member["host"] == host:
                 member |= {"state": "UNREACHABLE", "lag_seconds": None}
+        files = (other["state"] or {}).get("files")
+        if files and host in files["peers"]:
+            files["peers"][host] = False
+            files["waiting"].clear()

@@ -85,6 +85,10 @@ BROKEN: dict[str, tuple[str, Break]] = {
     "application": ("site", lambda seen: seen["application"]["problems"].append("The job failed: x. See: y")),
     "ledger": ("site", lambda seen: seen.update(ledger={
         "ok": False, "defects": [{"where": "chain 7", "what": "hash"}], "chains": 1, "entries": 1, "available": {}})),
+    "sentinel": ("db3", lambda seen: state(seen, "db3").update(sentinel="NOQUORUM 1 usable Sentinels.")),
+    "copies": ("db2", lambda seen: state(seen, "db2")["files"].update(served=False)),
+    "heal": ("site", lambda seen: state(seen, "db1")["files"]["waiting"].update(db3=12)),
+    "nodes": ("box2", lambda seen: state(seen, "box1")["nodes"].update(box2="DOWN Layer7 wrong status 503")),
     "backup": ("backup1", lambda seen: state(seen, "backup1")["backup"].update(log_reaches="2026-11-28T11:00:00Z")),
     "backup alarm": ("backup1", lambda seen: state(seen, "backup1")["backup"]["alarms"].append(
         "log: The log has a gap between A and B. Type: loyalty-backup full")),
@@ -217,6 +221,60 @@ class TestRows:
         seen["hosts"]["box1"]["edges"].append(edge(drawn=True, is_open=False))
         assert [f.check for f in found(seen)] == ["reachable"]
 
+    def test_a_dead_copy_is_told_by_its_own_host_alone(self) -> None:
+        seen = healthy()
+        state(seen, "db2")["files"].update(served=False)
+        for other in ("db1", "db3"):
+            state(seen, other)["files"]["waiting"].update(db2=None)
+        (finding,) = found(seen)
+        assert (finding.host, finding.check) == ("db2", "copies")
+        assert "journalctl -u loyalty-brick" in finding.remedy
+        assert "MUTE" in screen(seen, [finding])
+        assert "copies on db1, db3" in screen(seen, [finding])
+
+    def test_file_servers_that_run_and_do_not_see_each_other(self) -> None:
+        seen = healthy()
+        state(seen, "db1")["files"].update(peers={"db2": False, "db3": True}, waiting={})
+        state(seen, "db3")["files"]["waiting"].update(db2=None)
+        assert [(f.host, f.check, f.found) for f in found(seen)] == [
+            ("db1", "copies", "its file server does not see the one of db2"),
+            ("db3", "copies", "it does not reach the copy of the files on db2"),
+        ]
+
+    def test_nobody_knows_what_waits_when_no_answer_comes(self) -> None:
+        seen = healthy()
+        state(seen, "db1")["files"]["waiting"].clear()
+        assert [(f.host, f.check) for f in found(seen)] == [("db1", "copies")]
+
+    def test_a_file_server_that_is_away_or_stopped_is_one_problem(self) -> None:
+        seen = healthy()
+        cut_power(seen, "db2")
+        # That a peer has lost its power is noticed by the others after a while.
+        state(seen, "db3")["files"].update(peers={"db1": True, "db2": True})
+        assert [(f.host, f.check) for f in found(seen)] == [("db2", "reachable")]
+        seen = healthy()
+        state(seen, "db1")["files"].update(peers={"db2": False, "db3": True}, waiting={})
+        stop(seen, "db2", "glusterd")
+        state(seen, "db2")["files"].update(served=False, peers={}, waiting={})
+        assert [(f.host, f.check) for f in found(seen)] == [("db2", "unit")]
+
+    def test_a_node_whose_units_are_stopped_is_no_second_problem(self) -> None:
+        seen = healthy()
+        for balancer in ("box1", "box2"):
+            state(seen, balancer)["nodes"].update(box2="DOWN Layer4 connection problem")
+        away = copy.deepcopy(seen)
+        cut_power(away, "box2")
+        assert [f.check for f in found(away)] == ["reachable"]
+        stop(seen, "box2", "nginx")
+        assert [f.check for f in found(seen)] == ["unit"]
+
+    def test_a_node_that_no_balancer_takes_for_ready_is_one_problem(self) -> None:
+        seen = healthy()
+        for balancer in ("box1", "box2"):
+            state(seen, balancer)["nodes"].update(box2="DOWN Layer7 wrong status 503")
+        (finding,) = found(seen)
+        assert finding.found == "box1 and box2 send it no requests: Layer7 wrong status 503"
+
     def test_the_clock_of_a_container_is_its_hosts(self) -> None:
         seen = healthy()
         state(seen, "db1")["time"].update(own=False, synchronised=False)
@@ -246,10 +304,20 @@ class TestScreen:
         said = screen(healthy(), [])
         assert "primary db1 · db2 0 s behind · db3 0 s behind · log reaches back 31.5 h" in said
         assert "master db1 · db2, db3 follow" in said
+        assert "copies on db1, db2, db3 · none waits for another" in said
         assert "192.0.2.10 held by box1" in said
         assert "run by box1" in said
         assert f"{RELEASE} on box1, box2" in said
         assert "failover 8 days ago: passed, planned gap 0.9 s, unplanned 2.9 s, 0 of 12,000" in said
+
+    def test_says_how_much_is_not_on_every_copy(self) -> None:
+        seen = healthy()
+        state(seen, "db1")["files"]["waiting"].update(db1=12, db3=3)
+        assert "copies on db1, db2, db3 · 12 entries wait to be copied" in screen(seen, [])
+        state(seen, "db1")["files"]["waiting"].clear()
+        cut_power(seen, "db2")
+        cut_power(seen, "db3")
+        assert "copies on db1\n" in screen(seen, [])
 
     def test_shows_each_problem_with_its_remedy(self) -> None:
         seen = healthy()
