@@ -107,7 +107,7 @@ def redis(seen: Seen, limits: Limits) -> Iterator[Complaint]:
             f"Redis on {' and '.join(masters)} take writes",
             "The sentinels end this within seconds. If not, on each of them: journalctl -u redis-sentinel -n 50",
         )
-    if not masters and wanted and not any(away(seen, name) for name in wanted):
+    if not masters and wanted and all(seen["hosts"][name]["state"] for name in wanted):
         yield (
             "site",
             "no Redis takes writes",

@@ -6,8 +6,8 @@ virtual_address          the floating address, or ""
 edges                    the connections that the topology draws
 hosts                    {name: {address, services, unreachable, state, mongodb, edges, preflight}}
     unreachable          why the host could not be looked at, or ""
-    state                what the module `host_state` returned, or null; in it, null where the host has no such part:
-                         redis, sentinel, files (its copy of them), nodes (as its balancer sees them), backup
+    state                what the module `host_state` returned, or null where nobody looked; in it, null where the host
+                         has no such part: redis, sentinel, files (its copy), nodes (as its balancer sees them), backup
     mongodb              what `mongodb_state` returned: {"error"} or {self, members, oplog_hours}, or null
     edges                what `edge_state` returned (deep), or null
     preflight            problems that the preflight would find today (deep), or null

@@ -13,6 +13,7 @@ from loyalty.ops.checks.catalogue import Finding, Limits
 from loyalty.ops.checks.judge import CATALOGUE, judge
 from loyalty.ops.checks.screen import WIDTH, screen
 from loyalty.ops.site import topologies
+from tests.by_path import load
 from tests.unit.ops.sites import RELEASE, cut_power, disk, healthy
 
 Break = Callable[[dict[str, Any]], Any]
@@ -285,6 +286,73 @@ class TestRows:
         seen["drills"]["failover"] = None
         stop(seen, "db1", "chrony")
         assert [finding.level for finding in found(seen)] == ["problem", "notice"]
+
+
+class TestOneHost:
+    """What an upgrade asks of a host before it is touched, and before the next one is."""
+
+    lacking = staticmethod(load("roles/verify/filter_plugins/lacking.py").lacking)
+
+    def found(self, seen: dict[str, Any], name: str) -> list[str]:
+        host = seen["hosts"][name]
+        looked = {"state": host["state"]} if host["state"] else {"msg": host["unreachable"]}
+        limits = {"disk_free_percent": 15, "oplog_hours": 1}
+        asked = {"mongodb": host["mongodb"]} if host["mongodb"] else {"skipped": True}
+        found: list[str] = self.lacking(looked, asked, name, seen["hosts"], "shop", limits)
+        return [sentence.partition(". ")[0] for sentence in found]
+
+    @pytest.mark.parametrize("shape", topologies())
+    def test_a_host_of_a_healthy_site_lacks_nothing(self, shape: str) -> None:
+        seen = healthy(shape)
+        assert {name: self.found(seen, name) for name in seen["hosts"]} == {name: [] for name in seen["hosts"]}
+
+    @pytest.mark.parametrize("member", ["RECOVERING", "UNREACHABLE"])
+    def test_it_knows_of_every_member_of_the_replica_set(self, member: str) -> None:
+        seen = healthy()
+        members(seen, {"db3": member})
+        for name in ("db1", "db2", "db3"):
+            assert self.found(seen, name) == [f"db3 · member: its member of the replica set is {member}"]
+
+    def test_it_knows_of_every_copy(self) -> None:
+        seen = healthy()
+        lagging(seen)
+        state(seen, "db1")["files"]["waiting"].update(db2=None, db3=7)
+        assert self.found(seen, "db1") == [
+            "db2 · lag: its copy of the database is 42 s behind",
+            "db1 · copies: it does not reach the copy of the files on db2",
+            "site · heal: 7 entries of the file store are not on every copy yet",
+        ]
+
+    def test_it_knows_of_its_own_parts(self) -> None:
+        seen = healthy()
+        state(seen, "db2")["redis"].update(link="down")
+        state(seen, "db2").update(sentinel="NOQUORUM")
+        state(seen, "db2")["disks"].update({"/": disk(14)})
+        seen["hosts"]["db2"]["mongodb"].update(oplog_hours=0.5)
+        assert self.found(seen, "db2") == [
+            "db2 · disk: / has 14 % left",
+            "db2 · redis: its Redis does not follow db1: the link is down",
+            "db2 · sentinel: its Sentinel could not have another master chosen: NOQUORUM",
+            "db2 · oplog window: its operation log reaches back 0.5 h",
+        ]
+
+    def test_a_member_that_could_not_be_asked_is_not_taken_for_whole(self) -> None:
+        hosts = healthy()["hosts"]
+        (said,) = self.lacking(
+            {"state": hosts["db1"]["state"]}, {"msg": "PyMongo is missing."}, "db1", hosts, "shop", {}
+        )
+        assert said.startswith("db1 · database: mongod does not answer: PyMongo is missing.")
+
+    def test_what_can_wait_does_not_count(self) -> None:
+        seen = healthy()
+        state(seen, "db1")["certificates"]["mongod"].update(days_left=3)
+        state(seen, "backup1")["backup"]["alarms"].append("log: gap. Type: x")
+        assert self.found(seen, "db1") == self.found(seen, "backup1") == []
+
+    def test_a_host_that_cannot_be_looked_at_is_not_whole(self) -> None:
+        seen = healthy()
+        cut_power(seen, "db2")
+        assert self.found(seen, "db2") == ["db2 · reachable: it cannot be looked at: No route to host"]
 
 
 class TestScreen:
