@@ -150,3 +150,10 @@ def test_no_role_depends_on_which_playbook_uses_it(role: Path) -> None:
 def test_a_host_is_asked_at_a_door_of_its_own(role: Path) -> None:
     """Where there are balancers, https://127.0.0.1 is one of them, and any node that is ready answers for this one."""
     assert not [str(path) for path in role.rglob("*.yml") if "https://127.0.0.1/" in path.read_text(encoding="utf-8")]
+
+
+def test_what_is_done_to_a_site_is_in_its_history() -> None:
+    said = [str(task.get("vars", {}).get("journal_operation")) for path in TASK_FILES for task in tasks(path)]
+    written = {word for operation in said for word in re.findall(r"\w+", operation)}
+    drills = {"failover_drill", "restore_drill"}
+    assert {"upgrade", "restore", "replica_add", "replica_remove", "replica_restart"} | drills <= written
