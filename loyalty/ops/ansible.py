@@ -131,7 +131,7 @@ def run_playbook(
             out.print(text, end="", markup=False)
         step.live(f"{progress.play} · {progress.task}")
 
-    with log.open("w") as stream:
+    with log.open("w", buffering=1) as stream:  # whoever follows the log sees each line
         ansible = [str(BIN / "ansible-playbook"), *line[1:]]
         environment = tool_environment() | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_FORCE_COLOR": "0"}
         code = follow(ansible, cwd=CHECKOUT, env=environment, log=stream, each=read)
