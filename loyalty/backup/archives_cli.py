@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import click
 import msgspec
@@ -97,6 +98,7 @@ def status(tool: Tool, wants_json: bool) -> None:
         )
         for kind, at in sorted(found["verified"].items()):
             click.echo(f"{'verified':12} {kind} {at}")
+        click.echo(f"{'proven':12} {_proven(found['proven'])}")
         for sentence in [*found["alarms"].values(), *found["damaged"]]:
             click.echo(f"ALARM: {sentence}")
     if found["alarms"] or found["damaged"]:
@@ -141,6 +143,15 @@ def _progress() -> Progress:
         click.echo(f"\r{line}" if on_terminal else line, err=True, nl=not on_terminal or done == whole)
 
     return show
+
+
+def _proven(drill: dict[str, Any] | None) -> str:
+    if drill is None:
+        return "none"
+    return (
+        f"{_age(drill['age_s'])} ago, {drill['id']}, in {drill['rto_seconds']:,.0f} s; "
+        f"the last {drill['rpo_seconds']:,.0f} s would have been lost"
+    )
 
 
 def _age(seconds: int) -> str:

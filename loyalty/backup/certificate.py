@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,11 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     defects: tuple[str, ...]
     """A sentence for each thing that is wrong."""
     agent: str
+
+    @property
+    def began(self) -> datetime:
+        """`at` as an instant, aware."""
+        return datetime.strptime(self.at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
 
 
 class _Signed(msgspec.Struct):

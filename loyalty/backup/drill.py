@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pymongo.write_concern import WriteConcern
 
 from loyalty import __version__
+from loyalty.backup import proof
 from loyalty.backup.certificate import Certificate, read_key, sign
 from loyalty.backup.files import absent
 from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue, write_whole
-from loyalty.backup.records import append_line
 from loyalty.backup.restore import STEPS as RESTORE_STEPS
 from loyalty.backup.restore import Progress, Restored, restore, room
 from loyalty.backup.scratch import Client, Scratch
@@ -33,8 +33,6 @@ from loyalty.ledger.projection import rebuild
 from loyalty.ledger.verify import Verification, Witness, verify
 
 STEPS: Final = (*RESTORE_STEPS, "start", "rebuild", "verify", "compare")
-
-HISTORY: Final = "restore_drills.jsonl"
 
 _T = TypeVar("_T")
 
@@ -50,7 +48,8 @@ def drill(settings: Settings, target: Target, *, now: datetime, progress: Progre
     folder = target.root / "certificates"
     folder.mkdir(mode=0o700, exist_ok=True)
     write_whole(folder / f"{found.id}.json", sign(found, key))
-    append_line(target.root / HISTORY, found)
+    proof.note(target, found)
+    proof.watch(settings, target, now=now)
     return found
 
 
@@ -185,5 +184,5 @@ def _witnesses(target: Target, catalogue: Catalogue, restored: Restored) -> Iter
 
 def _take_a_write(client: Client) -> None:
     """A server that a majority follows acknowledges it; any other raises an exception."""
-    proof = client.get_database("loyalty_drill", write_concern=WriteConcern(w="majority", j=True))
-    proof.proof.insert_one({})
+    database = client.get_database("loyalty_drill", write_concern=WriteConcern(w="majority", j=True))
+    database.proof.insert_one({})

@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from loyalty.backup import files as snapshots
+from loyalty.backup import proof
 from loyalty.backup.command import Tool
 from loyalty.backup.copy import Far, begin
 from loyalty.backup.copy import copy as bring
@@ -84,6 +85,7 @@ def verify(tool: Tool, id: str | None, everything: bool, wants_json: bool) -> No
     """Read what is kept, as a restore would. ID: one chain or archive, as `list` names it."""
     settings = tool.settings
     target = open_target(settings)
+    proof.watch(settings, target, now=system_clock())
     with noted(target, "verify"):
         verifier = Verifier.of(settings, target)
         with hold(target, "A verification", patience_s=_PATIENCE_S):

@@ -36,6 +36,9 @@ def as_text(status: dict[str, Any]) -> bytes:
     verified = gauge("verified_timestamp_seconds", "When something of a kind was last read and found whole.", "kind")
     for kind, at in status["verified"].items():
         verified.labels(kind).set(_seconds(at))
+    proven = gauge("proven_timestamp_seconds", "When the last drill began that proved a restore.")
+    if status["proven"] is not None:
+        proven.set(_seconds(status["proven"]["at"]))
     gauge("free_bytes", "Room on the target.").set(status["free_bytes"])
     full_at = gauge("full_timestamp_seconds", "When the target will be full if it goes on as lately.")
     if status["forecast"]["full_at"] is not None:

@@ -161,6 +161,7 @@ class Drill(_Section):
         Path("/var/lib/loyalty-backup/drill"),
         description="Where drills, dumps and extracts restore; emptied before and after.",
     )
+    within_days: int = Field(8, ge=1, description="Alarm when no restore was proven for so many days.")
     certificate_key_file: Path = Field(
         Path("backup_certificate_key"), description="Ed25519 seed (32 bytes in base64) that signs the certificates."
     )

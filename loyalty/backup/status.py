@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from loyalty.backup.manifest import Archive, Target, read_catalogue
+from loyalty.backup.proof import last_proven
 from loyalty.backup.records import alarms, runs
 from loyalty.backup.room import outlook
 from loyalty.backup.target import free_bytes
@@ -17,13 +18,14 @@ from loyalty.backup.verify import State, read_state
 
 def status(target: Target, now: datetime) -> dict[str, Any]:
     """The newest of each kind, how far the log reaches, the last run of each command, when each kind was last verified,
-    when the target will be full, and the alarms. Ages in seconds."""
+    which restore was proven last, when the target will be full, and the alarms. Ages in seconds."""
     catalogue = read_catalogue(target)
     fulls = [archive for archive in catalogue.physical if archive.kind == "full"]
     incrementals = [archive for archive in catalogue.physical if archive.kind == "incremental"]
     future = outlook(target, now=now)
     last_runs = {run.kind: run for run in runs(target)}
     spans = catalogue.spans
+    proven = last_proven(target)
     return {
         "target": str(target.root),
         "free_bytes": free_bytes(target),
@@ -38,6 +40,14 @@ def status(target: Target, now: datetime) -> dict[str, Any]:
         },
         "log": [{"from": span.from_.instant, "to": span.to.instant, "slices": len(span.slices)} for span in spans],
         "verified": _verified(read_state(target)),
+        "proven": proven
+        and {
+            "id": proven.id,
+            "at": proven.at,
+            "age_s": round((now - proven.began).total_seconds()),
+            "rto_seconds": proven.rto_seconds,
+            "rpo_seconds": proven.rpo_seconds,
+        },
         "forecast": {
             "growth_bytes_per_day": future.growth_per_day if future else None,
             "full_at": future.full_at if future else None,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -21,6 +21,8 @@ from loyalty.backup.settings import Settings
 from loyalty.backup.space import Disks
 
 Part = Literal["archives", "log", "files", "drill"]
+
+_STAMP: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class Busy(BackupError):
@@ -73,6 +75,12 @@ def open_target(settings: Settings) -> Target:
         )
     _refuse_same_disk(settings)
     return target
+
+
+def made_at(target: Target) -> datetime:
+    """When the folder was made a target."""
+    marker = msgspec.json.decode(target.marker.read_bytes(), type=_Marker)
+    return datetime.strptime(marker.created_at, _STAMP).replace(tzinfo=timezone.utc)
 
 
 @contextmanager
@@ -134,4 +142,4 @@ def _refuse_same_disk(settings: Settings) -> None:
 
 
 def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(timezone.utc).strftime(_STAMP)

@@ -31,6 +31,7 @@ def test_the_program_accepts_its_settings(topology: str, keeper: str, system: st
         "ha": ["db1:27017", "db2:27017", "db3:27017"],
     }[topology]
     assert settings.log.every_seconds == 900
+    assert settings.drill.within_days == 8
     assert "secret-of-" not in file.read_text(encoding="utf-8")
 
 
@@ -81,6 +82,13 @@ def test_ssh_may_listen_elsewhere(system: str, tmp_path: Path) -> None:
     for sought, key in (("[box1]:2222", "box1"), ("[192.0.2.12]:2222", "db1"), ("db2", "db2")):
         found = subprocess.run(["ssh-keygen", "-F", sought, "-f", known], capture_output=True, text=True, check=False)
         assert found.stdout.split()[-1] == f"key-of-{key}", sought
+
+
+@systems
+def test_status_and_the_program_give_alarm_about_drills_at_the_same_time(system: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup.toml"
+    file.write_text(render("backup/templates/backup.toml.j2", system, verify_restore_drill_days=35), encoding="utf-8")
+    assert load_settings(file).drill.within_days == 35
 
 
 @systems

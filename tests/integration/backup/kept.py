@@ -38,6 +38,10 @@ def archive(kind: Kind, id: str, to: ClusterTime, **others: object) -> Archive:
     return Archive(kind=kind, id=id, to=to, **fields)  # type: ignore[arg-type]
 
 
+def marker(created_at: datetime) -> str:
+    return f'{{"format":1,"site":"acme","created_at":"{created_at:%Y-%m-%dT%H:%M:%SZ}"}}'
+
+
 class Kept:
     """A target with a bit of everything in it."""
 
@@ -54,7 +58,7 @@ class Kept:
         """Everything but repositories, which take long to make."""
         for folder in (self.target.chains, self.target.log, self.target.dumps, self.target.files):
             folder.mkdir(parents=True)
-        self.target.marker.write_text('{"format":1,"site":"acme","created_at":"2026-11-28T00:00:00Z"}')
+        self.target.marker.write_text(marker(datetime.now(timezone.utc)))
         for begin in range(0, 300, 50):
             self.slice(begin, begin + 50)
         for second in (0, 100):

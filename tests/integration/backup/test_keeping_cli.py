@@ -12,12 +12,13 @@ import pytest
 from click.testing import CliRunner, Result
 from prometheus_client.parser import text_string_to_metric_families
 
+from loyalty.backup.certificate import Certificate
 from loyalty.backup.cli import main
 from loyalty.backup.manifest import Target, read_catalogue
 from loyalty.backup.records import alarms, append_line, runs
 from loyalty.backup.space import Sample
 from loyalty.files.store import BlobStore
-from tests.integration.backup.kept import IDENTITY, PASSPHRASE, Kept, at
+from tests.integration.backup.kept import IDENTITY, PASSPHRASE, Kept, at, marker
 
 SETTINGS = """
 site = "acme"
@@ -78,7 +79,7 @@ def empty(tmp_path: Path) -> Target:
     target = Target(tmp_path / "target")
     for folder in (target.root, target.chains, target.log, target.dumps, target.files):
         folder.mkdir()
-    target.marker.write_text('{"format":1,"site":"acme","created_at":"2026-11-28T00:00:00Z"}')
+    target.marker.write_text(marker(datetime.now(timezone.utc)))
     return target
 
 
@@ -129,6 +130,61 @@ def test_verify_says_what_is_whole_and_what_is_not(kept: Kept, run: Run) -> None
     assert done.exit_code == 0, done.output
     assert piece not in read_catalogue(kept.target).slices
     assert "verify" not in alarms(kept.target) or piece.id not in alarms(kept.target)["verify"]
+
+
+def drilled(target: Target, days_ago: float, *, ok: bool = True) -> Certificate:
+    """Note a drill of that time."""
+    began = datetime.now(timezone.utc) - timedelta(days=days_ago)
+    found = Certificate(
+        id=began.strftime("%Y%m%dT%H%M%SZ"),
+        site="acme",
+        at=began.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        ok=ok,
+        verified=ok,
+        rto_seconds=14.2,
+        rpo_seconds=31.0,
+        restored_to=began.isoformat(),
+        entries=300,
+        members=20,
+        seals=2,
+        sealed_entries=300,
+        available={"points": 1000},
+        files=2,
+        archive=f"{at(100).stamp}-full",
+        chain=at(100).stamp,
+        slices=1,
+        log_entries=10,
+        server_version="6.0.5",
+        seconds={},
+        defects=(),
+        agent="test",
+    )
+    append_line(target.root / "restore_drills.jsonl", found)
+    return found
+
+
+def test_eight_days_without_a_proven_restore_are_an_alarm(kept: Kept, run: Run) -> None:
+    """They count from the last drill that was passed, and before there is any from when the target was made."""
+    verify = ("verify", read_catalogue(kept.target).slices[0].id)
+    run(*verify)
+    assert "proof" not in alarms(kept.target)  # a new target
+    assert "proven       none" in run("status").output
+    kept.target.marker.write_text(marker(datetime.now(timezone.utc) - timedelta(days=9)))
+    run(*verify)
+    assert "Nothing that is kept here was ever restored" in alarms(kept.target)["proof"]
+    drilled(kept.target, 8.5)
+    drilled(kept.target, 1, ok=False)
+    run(*verify)
+    assert "8 days ago" in alarms(kept.target)["proof"]
+    assert (done := run("status")).exit_code == 1
+    assert "ALARM: What is kept here was last restored and proven 8 days ago" in done.output
+    last = drilled(kept.target, 7.5)
+    run(*verify)
+    assert "proof" not in alarms(kept.target)
+    assert f"proven       7.5 d ago, {last.id}, in 14 s; the last 31 s would have been lost" in run("status").output
+    found = json.loads(run("status", "--json").output)["proven"]
+    assert (found["id"], found["rto_seconds"], found["rpo_seconds"]) == (last.id, 14.2, 31.0)
+    assert "loyalty_backup_proven_timestamp_seconds" in run("metrics").output
 
 
 def test_the_last_chain_does_not_go_even_when_it_is_damaged(kept: Kept, run: Run) -> None:
