@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from contextlib import suppress
 
 from pymongo.errors import PyMongoError
 
@@ -16,7 +17,7 @@ from loyalty.backup import physical
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Archive, Target
 from loyalty.backup.merging import merge_hours
-from loyalty.backup.oplog import Diverged, Gap, archive_log, require_window
+from loyalty.backup.oplog import Diverged, Gap, Narrow, archive_log, require_window
 from loyalty.backup.records import clear_alarm, noted, raise_alarm
 from loyalty.backup.settings import Settings
 from loyalty.backup.target import Busy
@@ -39,21 +40,28 @@ def archive_what_is_new(settings: Settings, target: Target) -> list[Archive]:
 
 
 def _archive(settings: Settings, target: Target) -> list[Archive]:
-    with noted(target, "log") as outcome:
-        slices = archive_log(settings, target)
-        read_on_arrival(settings, target, slices)
-        outcome.id = slices[-1].id if slices else None
-        outcome.bytes = sum(piece.stored_bytes for piece in slices)
+    try:
+        with noted(target, "log") as outcome:
+            slices = archive_log(settings, target)
+            read_on_arrival(settings, target, slices)
+            outcome.id = slices[-1].id if slices else None
+            outcome.bytes = sum(piece.stored_bytes for piece in slices)
+    except (BackupError, PyMongoError, OSError):
+        with suppress(OSError):  # an alarm that a full disk does not take must not hide what went wrong
+            _watch_window(settings, target)  # now that nothing is archived, it shrinks
+        raise
     _watch_window(settings, target)
     return slices
 
 
 def _watch_window(settings: Settings, target: Target) -> None:
-    """What is archived is safe; the alarm is about what may come."""
+    """What is archived is safe; the alarm is about what may come. Where no member can be asked it stays as it is."""
     try:
         require_window(settings, target)
-    except BackupError as error:
+    except Narrow as error:
         raise_alarm(target, "window", error)
+    except BackupError:
+        pass
     else:
         clear_alarm(target, "window")
 

@@ -58,6 +58,10 @@ class Behind(BackupError):
     """The member has not yet what was archived last."""
 
 
+class Narrow(BackupError):
+    """The members' log hardly reaches back to what was archived last."""
+
+
 class Anchor(NamedTuple):
     """An entry of the log that is archived, and where the log goes on."""
 
@@ -93,15 +97,18 @@ def _as_problem(standing: Standing, error: Gap | Behind | PyMongoError) -> Backu
 
 
 def require_window(settings: Settings, target: Target) -> None:
-    """BackupError when soon no member would have what was archived last, should archiving stop now."""
+    """Narrow when soon no member would have what was archived last, should archiving stop now; or had stopped before.
+
+    BackupError when no member can be asked.
+    """
     newest = max((piece.to for piece in read_catalogue(target).slices), default=None)
     if newest is None:
         return
     hours = max(_hours_back(settings, standing, newest) for standing in standings(settings))
     if hours < settings.log.window_hours:
-        raise BackupError(
-            f"The members' log reaches back only {hours:.1f} h beyond what is archived: after a longer outage of the "
-            f"archive it would have a gap. Wanted are {settings.log.window_hours:g} h.",
+        raise Narrow(
+            f"The members' log reaches back only {max(hours, 0):.1f} h beyond what is archived: after a longer outage "
+            f"of the archive it would have a gap. Wanted are {settings.log.window_hours:g} h.",
             "Enlarge the log of the members: mongodb_oplog_hours and mongodb_oplog_mb.",
         )
 

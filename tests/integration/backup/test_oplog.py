@@ -296,6 +296,17 @@ def test_rule_8_a_log_that_reaches_back_too_little_is_an_alarm(tmp_path: Path, m
         assert "beyond what is archived" in alarms(site.target)["window"]
         archive_what_is_new(site.settings, site.target)
         assert alarms(site.target) == {}
+        # While archiving fails the window shrinks: here for want of room.
+        full = wide.model_copy(update={"reserve_megabytes": 1 << 40})
+        write(member, 2)
+        with pytest.raises(BackupError, match="GB free"):
+            archive_what_is_new(full, site.target)
+        assert "beyond what is archived" in (known := alarms(site.target))["window"]
+        assert "GB free" in known["log"]
+        member.stop()
+        with pytest.raises(BackupError, match="No member"):
+            archive_what_is_new(site.settings, site.target)
+        assert alarms(site.target)["window"] == known["window"]  # nobody can say how it is now
     finally:
         member.stop()
 
