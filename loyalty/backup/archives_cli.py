@@ -72,7 +72,7 @@ def log(tool: Tool, goes_on: bool, wants_json: bool) -> None:
 def list_archives(tool: Tool, wants_json: bool) -> None:
     """Every archive that the target holds."""
     catalogue = read_catalogue(tool.target)
-    archives = [*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files]
+    archives = [*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files, *catalogue.site]
     _show(sorted(archives, key=lambda archive: archive.to), wants_json)
     for sentence in catalogue.damaged:
         click.echo(sentence, err=True)

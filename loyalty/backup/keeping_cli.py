@@ -266,7 +266,7 @@ def _named(verifier: Verifier, catalogue: Catalogue, id: str) -> Iterator[Result
     for one in catalogue.chains:
         if one.id == id:
             return verifier.chain(one)
-    everything = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files)
+    everything = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files, *catalogue.site)
     found = [archive for archive in everything if archive.id == id]
     if not found:
         raise BackupError(f"There is nothing named {id}.", "Type: loyalty-backup list")

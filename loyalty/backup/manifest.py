@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +21,7 @@ from bson.timestamp import Timestamp
 
 FORMAT = 1
 
-Kind = Literal["full", "incremental", "log", "dump", "files"]
+Kind = Literal["full", "incremental", "log", "dump", "files", "site"]
 
 
 class ManifestError(Exception):
@@ -139,6 +139,14 @@ def _checksum(fields: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()
 
 
+class _SiteFolder(msgspec.Struct):
+    """What the control machine says of a copy of the site's folder, in a form of its own: roles/backup, `pack_site`."""
+
+    id: str
+    bytes: int
+    sha256: str
+
+
 class Chain(NamedTuple):
     """A full and the incrementals that follow it, in one repository."""
 
@@ -182,6 +190,10 @@ class Target:
     def files(self) -> Path:
         return self.root / "files"
 
+    @property
+    def site(self) -> Path:
+        return self.root / "site"
+
     def repository(self, chain: str) -> Path:
         """The borg repository of a chain."""
         return self.chains / chain / "repository"
@@ -189,6 +201,10 @@ class Target:
     def slice(self, archive: Archive) -> Path:
         """The file of a slice of the log."""
         return self.log / f"{archive.id}.slice"
+
+    def site_folder(self, archive: Archive) -> Path:
+        """The file of a copy of the site's folder."""
+        return self.site / f"{archive.id}.tar.vault"
 
     def manifest(self, archive: Archive) -> Path:
         """Where the manifest of an archive stands."""
@@ -198,6 +214,8 @@ class Target:
             return self.dumps / archive.id / "manifest.json"
         if archive.kind == "files":
             return self.files / f"{archive.id}.json"
+        if archive.kind == "site":
+            return self.site / f"{archive.id}.json"
         if archive.chain is None:
             raise ValueError(f"the archive {archive.id} names no chain")
         return self.chains / archive.chain / f"{archive.id}.json"
@@ -214,6 +232,8 @@ class Catalogue(NamedTuple):
     files: tuple[Archive, ...]
     damaged: tuple[str, ...]
     """A sentence for each manifest that cannot be read."""
+    site: tuple[Archive, ...] = ()
+    """Copies of the site's folder."""
 
     @property
     def physical(self) -> tuple[Archive, ...]:
@@ -230,11 +250,11 @@ def read_catalogue(target: Target) -> Catalogue:
     """What the target holds. Never fails for one bad manifest: it is named instead, and what it described left out."""
     damaged: list[str] = []
 
-    def read_all(paths: Iterable[Path]) -> list[Archive]:
+    def read_all(paths: Iterable[Path], read: Callable[[Path], Archive] = read_manifest) -> list[Archive]:
         found = []
         for path in paths:
             try:
-                archive = read_manifest(path)
+                archive = read(path)
             except ManifestError as error:
                 damaged.append(str(error))
                 continue
@@ -252,6 +272,7 @@ def read_catalogue(target: Target) -> Catalogue:
         slices=tuple(read_all(target.log.glob("*.json"))),
         dumps=tuple(read_all(target.dumps.glob("*/manifest.json"))),
         files=tuple(read_all(target.files.glob("*.json"))),
+        site=tuple(read_all(target.site.glob("*.json"), _read_site_manifest)),
         damaged=tuple(sorted(damaged)),
     )
 
@@ -267,6 +288,26 @@ def read_manifest(path: Path) -> Archive:
         return msgspec.convert(written.archive, Archive)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ManifestError(f"The manifest {path} cannot be read: {error}.") from None
+
+
+def _read_site_manifest(path: Path) -> Archive:
+    try:
+        written = msgspec.json.decode(path.read_bytes(), type=_SiteFolder)
+        taken = ClusterTime(int(datetime.strptime(f"{written.id}+0000", "%Y%m%dT%H%M%SZ%z").timestamp()), 0)
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise ManifestError(f"The manifest {path} cannot be read: {error}.") from None
+    return Archive(
+        kind="site",
+        id=written.id,
+        from_=taken,
+        to=taken,
+        at=taken.instant.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        server="the control machine",
+        bytes=written.bytes,
+        stored_bytes=written.bytes,
+        sha256=written.sha256,
+        agent="pack_site",
+    )
 
 
 def write_manifest(target: Target, archive: Archive) -> None:

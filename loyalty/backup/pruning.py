@@ -40,6 +40,8 @@ def prune(target: Target, catalogue: Catalogue, decisions: Sequence[Decision], p
             files.remove(target, snapshot)
         if snapshots:
             _forget_in_second_copy(target, passphrase, {snapshot.id for snapshot in snapshots})
+        copies = [copy for copy in catalogue.site if ("site", copy.id) in gone]
+        _remove([target.manifest(copy) for copy in copies], [target.site_folder(copy) for copy in copies])
     return len(gone)
 
 

@@ -22,6 +22,7 @@ FILES_GRACE: Final = timedelta(days=2)
 """How long the file store keeps a content after its last record is gone, so how far apart snapshots may be."""
 
 _DAMAGED: Final = "inside the window, though damaged: parts of it may be readable"
+_SITE: Final = "copies of the site's folder all stay: they are small"
 _LEAST_CHAINS: Final = 2  # the newest, and one in case it is found to be damaged
 
 
@@ -37,7 +38,7 @@ class Policy(NamedTuple):
     months: int = 12
 
 
-What = Literal["chain", "log", "dump", "files"]
+What = Literal["chain", "log", "dump", "files", "site"]
 
 
 class Decision(NamedTuple):
@@ -58,6 +59,7 @@ def decide(
     Without a good chain nothing goes.
     """
     chains = [_Chain(chain, _without(chain.archives, damaged)) for chain in catalogue.chains]
+    site = [Decision("site", copy.id, True, _SITE) for copy in catalogue.site]
     good = sorted((chain for chain in chains if chain.good), key=lambda chain: chain.begin)
     if not good:
         reason = "nothing goes while there is no good chain"
@@ -66,6 +68,7 @@ def decide(
             *(Decision("log", piece.id, True, reason) for piece in catalogue.slices),
             *(Decision("dump", dump.id, True, reason) for dump in catalogue.dumps),
             *(Decision("files", snapshot.id, True, reason) for snapshot in catalogue.files),
+            *site,
         ]
 
     start = _window_start([archive.to.instant for chain in good for archive in chain.good], policy.days, now)
@@ -80,7 +83,7 @@ def decide(
     decisions += _log(catalogue.slices, oldest.good[0].to, oldest.id, damaged)
     decisions += _dumps(catalogue.dumps, start, policy, damaged)
     before = [chain.good[0].to for chain in good if chain.id in kept and chain.begin < start]
-    return decisions + _files(catalogue.files, start, before, damaged)
+    return decisions + _files(catalogue.files, start, before, damaged) + site
 
 
 class _Chain(NamedTuple):

@@ -37,6 +37,7 @@ def status(target: Target, now: datetime) -> dict[str, Any]:
             "log": _newest(catalogue.slices, now),
             "dump": _newest(catalogue.dumps, now),
             "files": _newest(catalogue.files, now),
+            "site": _newest(catalogue.site, now),
         },
         "log": [{"from": span.from_.instant, "to": span.to.instant, "slices": len(span.slices)} for span in spans],
         "verified": _verified(read_state(target)),

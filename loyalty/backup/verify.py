@@ -1,8 +1,8 @@
 """Reading what is kept, as a restore would, before a restore has to.
 
-Every archive is read when it has arrived. Each day the newest chain, dump and files are read again, and of all that is
-older a part, so that in time everything is. What fails is noted: retention relies on it no more, a restore goes around
-it, and an alarm stands until it is gone or sound.
+Every archive is read when it has arrived. Each day the newest chain, dump, files and copy of the site's folder are read
+again, and of all that is older a part, so that in time everything is. What fails is noted: retention relies on it no
+more, a restore goes around it, and an alarm stands until it is gone or sound.
 """
 
 from __future__ import annotations
@@ -85,6 +85,8 @@ class Verifier:
             return self._physical(archive)
         if archive.kind == "log":
             return self.slice(archive, _by_id(slices))
+        if archive.kind == "site":
+            return self.site(archive)
         return self.dump(archive) if archive.kind == "dump" else self.files(archive)
 
     def daily(self, catalogue: Catalogue, state: State, *, now: datetime) -> Iterator[Result]:
@@ -102,6 +104,8 @@ class Verifier:
             yield self.dump(dump)
         for one in newest_and_longest_unread(catalogue.files, [f"files/{one.id}" for one in catalogue.files], state):
             yield self.files(one)
+        for one in newest_and_longest_unread(catalogue.site, [f"site/{one.id}" for one in catalogue.site], state):
+            yield self.site(one)
         if now.toordinal() % ROUND_DAYS == 0:
             yield from self.files_repository()
 
@@ -116,6 +120,8 @@ class Verifier:
             yield self.dump(dump)
         for one in catalogue.files:
             yield self.files(one)
+        for one in catalogue.site:
+            yield self.site(one)
         yield from self.files_repository()
 
     def chain(self, chain: Chain) -> Iterator[Result]:
@@ -148,6 +154,15 @@ class Verifier:
         first = next(found, None)
         more = sum(1 for _ in found)
         return Result("files", snapshot.id, f"{first}; and {more} more" if first and more else first)
+
+    def site(self, copy: Archive) -> Result:
+        """Read a copy of the site's folder. Only the vault's password opens it, which is nowhere here."""
+        path = self._target.site_folder(copy)
+        try:
+            problem = None if sha256_of(path) == copy.sha256 else f"{path} is not as it was written"
+        except OSError as error:
+            problem = f"{path} cannot be read ({error.strerror})"
+        return Result("site", copy.id, problem)
 
     def files_repository(self) -> Iterator[Result]:
         """Read the second copy of the files."""
@@ -318,7 +333,7 @@ def standing_problem(state: State) -> BackupError | None:
 
 def _keys(catalogue: Catalogue) -> set[str]:
     """The key of everything that can be checked."""
-    archives = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files)
+    archives = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files, *catalogue.site)
     names = {f"{archive.kind}/{archive.id}" for archive in archives}
     names |= {f"{what}/{chain.id}" for chain in catalogue.chains for what in ("chain", "repository")}
     return names | {"repository/files", "log"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import tarfile
@@ -105,6 +106,17 @@ class Kept:
         folder.mkdir()
         write_sealed(folder / "loyalty.members.bson.age", [entry(n) for n in range(20)], IDENTITY)
         write_manifest(self.target, archive("dump", at(second).stamp, at(second), counts={"loyalty.members": 20}))
+
+    def site_copy(self, second: int) -> Path:
+        """A copy of the site's folder, as the control machine leaves it here."""
+        (self.target.root / "site").mkdir(exist_ok=True)
+        sealed = b"$ANSIBLE_VAULT;1.1;AES256\n" + os.urandom(1000).hex().encode()
+        path = self.target.root / "site" / f"{at(second).stamp}.tar.vault"
+        path.write_bytes(sealed)
+        manifest = {"format": 1, "id": at(second).stamp, "bytes": len(sealed), "content_sha256": "ab" * 32}
+        manifest["sha256"] = hashlib.sha256(sealed).hexdigest()
+        (path.parent / f"{at(second).stamp}.json").write_text(json.dumps(manifest))
+        return path
 
     def verifier(self) -> Verifier:
         return Verifier(self.target, passphrase=PASSPHRASE, identity=IDENTITY)

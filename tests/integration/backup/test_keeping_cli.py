@@ -197,6 +197,23 @@ def test_the_last_chain_does_not_go_even_when_it_is_damaged(kept: Kept, run: Run
     assert len(read_catalogue(kept.target).chains) == 2
 
 
+def test_copies_of_the_sites_folder_all_stay_but_what_is_damaged_may_go(kept: Kept, run: Run) -> None:
+    """When the newest has gone, the next run of a playbook leaves one anew."""
+    first, last = kept.site_copy(-400 * 86_400), kept.site_copy(150)
+    assert f"site         {last.name[:16]}" in run("list").output
+    assert f"ago, {last.name[:16]}" in next(
+        line for line in run("status").output.splitlines() if line.startswith("site")
+    )
+    os.truncate(last, 10)
+    assert run("verify", last.name[:16]).exit_code == 1
+    assert "keep  site" in run("prune", "--dry-run").output
+    assert run("prune").exit_code == 0
+    assert (first.exists(), last.exists()) == (True, True)
+    assert run("prune", "--damaged").exit_code == 0
+    assert [path.name for path in sorted(first.parent.iterdir())] == [f"{first.name[:16]}.json", first.name]
+    assert alarms(kept.target) == {}
+
+
 def test_prune_explains_and_then_does_it(kept: Kept, run: Run, tmp_path: Path) -> None:
     with (tmp_path / "backup.toml").open("a") as settings:
         settings.write("[retention]\ndays = 1\nweeks = 0\nmonths = 0\n")

@@ -139,6 +139,29 @@ def test_a_gap_after_the_newest_full_stands_until_there_is_a_newer_one(kept: Kep
     assert alarms(kept.target) == {}
 
 
+@pytest.mark.parametrize("harm", [flip, cut, remove])
+def test_harm_in_a_copy_of_the_sites_folder_is_found(kept: Kept, harm: Callable[[Path, random.Random], None]) -> None:
+    first, last = kept.site_copy(0), kept.site_copy(100)
+    torn = kept.site_copy(200)
+    torn.with_name(f"{at(200).stamp}.json").unlink()  # what says that it is complete never came
+    assert kept.read_everything() == []
+    assert read_state(kept.target).read_at[f"site/{at(100).stamp}"] == "2026-11-28T04:00:00Z"
+    catalogue = read_catalogue(kept.target)
+    daily = [one.key for one in kept.verifier().daily(catalogue, State(), now=NOW) if one.kind == "site"]
+    assert daily == [f"site/{at(100).stamp}", f"site/{at(0).stamp}"]
+    harm(last, random.Random(3))
+    assert kept.read_everything() == [f"site/{at(100).stamp}"]
+    assert str(last) in alarms(kept.target)["verify"]
+    assert first.exists()
+
+
+def test_a_manifest_of_the_sites_folder_that_cannot_be_read_is_named(kept: Kept) -> None:
+    path = kept.site_copy(0).with_name(f"{at(0).stamp}.json")
+    path.write_text("{")
+    assert kept.read_everything() == ["manifest/0"]
+    assert str(path) in alarms(kept.target)["verify"]
+
+
 def test_another_key_opens_nothing(whole: Kept) -> None:
     catalogue = read_catalogue(whole.target)
     other = Verifier(whole.target, passphrase="wrong", identity=pyrage.x25519.Identity.generate())
