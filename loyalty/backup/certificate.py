@@ -45,7 +45,10 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     available: dict[str, int]
     """Points that members can spend, by program and wallet."""
     files: int
-    """Files that the restored database refers to and the snapshot of them had to have."""
+    """Files that the restored database refers to and the snapshot of them had to bring back."""
+    snapshot: str | None = None
+    """The snapshot of the files that was restored, and read file by file. None: there was none, or it was not restored,
+    as in certificates from before drills did so."""
     archive: str
     chain: str | None
     slices: int

@@ -1,9 +1,10 @@
 """The restore drill: what is kept becomes a database on this host, and that is proved to be the right one.
 
-It restores the newest chain and the log to its end, starts a replica set on it, rebuilds what is derived, and verifies
-the ledger from its first entry. The seals that the manifests and the snapshot of the files keep are witnesses: the
-restored ledger must have each as it was. A ledger grows only, so it has at least what it had when it was copied. Then
-it takes a write. What was found is signed, and noted.
+It restores the newest snapshot of the files, and reads each of them there. It restores the newest chain and the log to
+its end, starts a replica set on it, rebuilds what is derived, and verifies the ledger from its first entry. Every file
+that a record refers to must have come back. The seals that the manifests and the snapshot of the files keep are
+witnesses: the restored ledger must have each as it was. A ledger grows only, so it has at least what it had when it was
+copied. Then it takes a write. What was found is signed, and noted.
 """
 
 from __future__ import annotations
@@ -21,18 +22,20 @@ from pymongo.write_concern import WriteConcern
 from loyalty import __version__
 from loyalty.backup import proof
 from loyalty.backup.certificate import Certificate, read_key, sign
-from loyalty.backup.files import absent
+from loyalty.backup.files import absent, in_short, snapshot_for
+from loyalty.backup.files import restore as restore_files
 from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue, write_whole
 from loyalty.backup.restore import STEPS as RESTORE_STEPS
 from loyalty.backup.restore import Progress, Restored, restore, room
 from loyalty.backup.scratch import Client, Scratch
 from loyalty.backup.settings import Settings
+from loyalty.backup.verify import whole_snapshots
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.jobs.sealing import witnesses
 from loyalty.ledger.projection import rebuild
 from loyalty.ledger.verify import Verification, Witness, verify
 
-STEPS: Final = (*RESTORE_STEPS, "start", "rebuild", "verify", "compare")
+STEPS: Final = ("files", *RESTORE_STEPS, "start", "rebuild", "verify", "compare")
 
 _T = TypeVar("_T")
 
@@ -57,7 +60,8 @@ class _Drill:
     def __init__(self, settings: Settings, target: Target, directory: Path, now: datetime, progress: Progress) -> None:
         self._settings = settings
         self._target = target
-        self._directory = directory
+        self._database = directory / "database"
+        self._files = directory / "files"
         self._now = now
         self._progress = progress
         self._seconds: dict[str, float] = {}
@@ -65,11 +69,12 @@ class _Drill:
 
     def run(self) -> Certificate:
         began = time.monotonic()
-        restored = restore(self._settings, None, self._directory, progress=self._progress)
+        snapshot = self._timed("files", self._restore_files)  # first: whether they have room is seen at once
+        restored = restore(self._settings, None, self._database, progress=self._progress)
         self._seconds |= restored.seconds
         self._defects += restored.left_aside
         catalogue = read_catalogue(self._target)
-        scratch = Scratch.in_folder(self._settings, self._directory)
+        scratch = Scratch.in_folder(self._settings, self._database)
         started = time.monotonic()
         self._progress("start", 0, 0)
         with scratch.replica_set("drill") as client:
@@ -80,12 +85,20 @@ class _Drill:
                 expected = db.ledger.estimated_document_count()
                 self._timed("rebuild", lambda: rebuild(db, progress=self._of("rebuild", expected)))
                 found = self._timed("verify", lambda: self._verify(db, uri, catalogue, restored, expected))
-                files = self._timed("compare", lambda: self._compare(db, catalogue, restored))
+                files = self._timed("compare", lambda: self._compare(db, catalogue, restored, snapshot))
             finally:
                 db.client.close()
             _take_a_write(client)
             rto = time.monotonic() - began
-        return self._certificate(restored, found, files, rto)
+        return self._certificate(restored, found, snapshot, files, rto)
+
+    def _restore_files(self) -> Archive | None:
+        """Restore the snapshot that a restore would take; None when there is none."""
+        snapshot = snapshot_for(whole_snapshots(self._target, read_catalogue(self._target)), None)
+        if snapshot is not None:
+            problem = in_short(restore_files(self._target, snapshot, self._files))
+            self._defects += [f"files: {problem}"] if problem else []
+        return snapshot
 
     def _verify(self, db: Mongo, uri: str, catalogue: Catalogue, restored: Restored, expected: int) -> Verification:
         found = verify(
@@ -105,7 +118,7 @@ class _Drill:
         first = db.seals.find_one({}, {"public_key": 1}, sort=[("_id", 1)])
         return Ed25519PublicKey.from_public_bytes(bytes(first["public_key"])) if first else None
 
-    def _compare(self, db: Mongo, catalogue: Catalogue, restored: Restored) -> int:
+    def _compare(self, db: Mongo, catalogue: Catalogue, restored: Restored, snapshot: Archive | None) -> int:
         """Compare with what the source said; the number of files that were looked for."""
         archive = next(one for one in catalogue.physical if one.id == restored.archive)
         for collection in _APPEND_ONLY:
@@ -113,23 +126,23 @@ class _Drill:
             here = db[collection].count_documents({})
             if here < then:
                 self._defects.append(f"{collection}: {here:,} are restored, {then:,} were copied")
-        snapshot = max(catalogue.files, key=lambda one: one.id, default=None)
         return self._compare_files(db, snapshot) if snapshot else 0
 
     def _compare_files(self, db: Mongo, snapshot: Archive) -> int:
-        """What was recorded before the snapshot was begun must be in it."""
+        """What was recorded before the snapshot was begun must have come back with it."""
         recorded = db.files.find({"created_at": {"$lt": snapshot.to.instant}}, {"sha256": 1})
         digests = (record["sha256"] for record in recorded)
         count = 0
         while batch := list(islice(digests, _BATCH)):
             count += len(batch)
             self._defects += [
-                f"files {digest}: the snapshot {snapshot.id} does not have it"
-                for digest in absent(self._target, snapshot, batch)
+                f"files {digest}: the snapshot {snapshot.id} does not have it" for digest in absent(self._files, batch)
             ]
         return count
 
-    def _certificate(self, restored: Restored, found: Verification, files: int, rto: float) -> Certificate:
+    def _certificate(
+        self, restored: Restored, found: Verification, snapshot: Archive | None, files: int, rto: float
+    ) -> Certificate:
         return Certificate(
             id=self._now.strftime("%Y%m%dT%H%M%SZ"),
             site=self._settings.site,
@@ -145,6 +158,7 @@ class _Drill:
             sealed_entries=found.sealed_entries,
             available=found.available,
             files=files,
+            snapshot=snapshot.id if snapshot else None,
             archive=restored.archive,
             chain=restored.chain,
             slices=restored.slices,

@@ -129,32 +129,59 @@ def take(
     return Taken(snapshot, found.wrong)
 
 
-def snapshot_for(snapshots: Iterable[Archive], moment: ClusterTime) -> Archive | None:
-    """The snapshot that has the files of the database at `moment`: the first that came after it, else the newest.
+def snapshot_for(snapshots: Iterable[Archive], moment: ClusterTime | None) -> Archive | None:
+    """The snapshot that has the files of the database at `moment`: the first that came after it, else the newest, which
+    is also that of the last moment (None).
 
     None when there is none at all. The newest has what the store had when it was begun; what came later it lacks.
     """
     ordered = sorted(snapshots, key=lambda snapshot: snapshot.id)
-    after = (snapshot for snapshot in ordered if snapshot.to >= moment)
+    after = (snapshot for snapshot in ordered if moment is not None and snapshot.to >= moment)
     return next(after, ordered[-1] if ordered else None)
 
 
-def absent(target: Target, snapshot: Archive, digests: Iterable[str]) -> list[str]:
-    """Those contents, by SHA-256, that the snapshot does not have."""
-    root = target.files / snapshot.id / "files"
+def restore(target: Target, snapshot: Archive, into: Path) -> Iterator[str]:
+    """Restore a snapshot into a folder and read there what came: a sentence for each file that is not as it should be.
+
+    FilesError when there is no room for it. Where the disk can clone files it takes none, but nobody knows before.
+    """
+    into.mkdir(mode=0o700, parents=True)
+    free = shutil.disk_usage(into).free
+    if free < snapshot.bytes:
+        raise FilesError(
+            f"{into} has {free / 1e9:,.1f} GB free; the files of the snapshot need {snapshot.bytes / 1e9:,.1f} GB.",
+            "Name a folder on a larger disk: backup_work_path, in the settings drill.directory.",
+        )
+    # With us it ends too: nobody else would know of it.
+    command = ("setpriv", "--pdeathsig", "KILL", "cp", "--recursive", "--reflink=auto", "--no-target-directory")
+    done = subprocess.run(
+        [*command, str(target.files / snapshot.id), str(into)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    if done.returncode != 0:
+        yield os.fsdecode(done.stderr).strip().splitlines()[-1]
+    yield from mismatches(target, snapshot, into)
+
+
+def absent(tree: Path, digests: Iterable[str]) -> list[str]:
+    """Those contents, by SHA-256, that a snapshot, or what was restored of it, does not have."""
+    root = tree / "files"
     return [digest for digest in digests if not (root / digest[:2] / digest[2:4] / digest).is_file()]
 
 
-def mismatches(target: Target, snapshot: Archive) -> Iterator[str]:
-    """Read every file of a snapshot: a sentence for each that is not as it should be, is missing, or is too much."""
+def mismatches(target: Target, snapshot: Archive, restored: Path | None = None) -> Iterator[str]:
+    """Read every file of a snapshot: a sentence for each that is not as it should be, is missing, or is too much.
+
+    With `restored`, read there what came of it.
+    """
     listing = _list_of(target, snapshot.id)
     if not listing.exists() or sha256_of(listing) != snapshot.sha256:
         yield f"{listing} is not as it was written"
         return
     tree = target.files / snapshot.id
+    read = restored or tree
     expected = _listed(listing)
     current = next(expected, None)
-    for path in _walk(tree):
+    for path in _walk(read):
         while current is not None and _order(current[0]) < _order(path):
             yield f"{tree / current[0]} is missing"
             current = next(expected, None)
@@ -162,7 +189,7 @@ def mismatches(target: Target, snapshot: Archive) -> Iterator[str]:
             yield f"{tree / path} was not in the snapshot"
             continue
         try:
-            if sha256_of(tree / path) != current[1]:
+            if sha256_of(read / path) != current[1]:
                 yield f"{tree / path} is not as it was written"
             elif not _is_what_it_says(path, current[1]):
                 yield f"{tree / path} is not what its name says, and was not when it arrived"
@@ -172,6 +199,13 @@ def mismatches(target: Target, snapshot: Archive) -> Iterator[str]:
     while current is not None:
         yield f"{tree / current[0]} is missing"
         current = next(expected, None)
+
+
+def in_short(problems: Iterator[str]) -> str | None:
+    """The first of them, and how many more there are; None when there is none."""
+    first = next(problems, None)
+    more = sum(1 for _ in problems)
+    return f"{first}; and {more:,} more" if first and more else first
 
 
 def copy_into_repository(target: Target, snapshot: Archive, passphrase: str) -> None:

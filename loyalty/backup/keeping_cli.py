@@ -18,7 +18,7 @@ from loyalty.backup.copy import Far, begin
 from loyalty.backup.copy import copy as bring
 from loyalty.backup.errors import BackupError
 from loyalty.backup.files import FilesError, Source
-from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
+from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue, write_whole
 from loyalty.backup.metrics import as_text
 from loyalty.backup.plan import parse_moment
 from loyalty.backup.pruning import prune as remove
@@ -29,7 +29,7 @@ from loyalty.backup.rsync import remote_shell
 from loyalty.backup.settings import Settings, read_secret
 from loyalty.backup.status import status
 from loyalty.backup.target import hold, open_target
-from loyalty.backup.verify import Result, Verifier, damaged, note, read_state, standing_problem
+from loyalty.backup.verify import Result, Verifier, damaged, note, read_state, standing_problem, whole_snapshots
 from loyalty.infra.clock import system_clock
 
 _PATIENCE_S = 3600
@@ -234,9 +234,7 @@ def _snapshot_of(target: Target, text: str) -> Archive:
         moment = parse_moment(text)
     except ValueError as error:
         raise click.BadParameter(f"{text}: {error}.") from None
-    not_whole = damaged(read_state(target))
-    whole = [one for one in read_catalogue(target).files if ("files", one.id) not in not_whole]
-    found = snapshots.snapshot_for(whole, ClusterTime(0xFFFFFFFF, 0) if moment is None else moment)
+    found = snapshots.snapshot_for(whole_snapshots(target, read_catalogue(target)), moment)
     if found is None:
         raise FilesError("There is no snapshot of the files.", "Take one: loyalty-backup files")
     return found

@@ -150,10 +150,7 @@ class Verifier:
 
     def files(self, snapshot: Archive) -> Result:
         """Read every file of a snapshot."""
-        found = files.mismatches(self._target, snapshot)
-        first = next(found, None)
-        more = sum(1 for _ in found)
-        return Result("files", snapshot.id, f"{first}; and {more} more" if first and more else first)
+        return Result("files", snapshot.id, files.in_short(files.mismatches(self._target, snapshot)))
 
     def site(self, copy: Archive) -> Result:
         """Read a copy of the site's folder. Only the vault's password opens it, which is nowhere here."""
@@ -265,6 +262,12 @@ def damaged(state: State) -> frozenset[Key]:
     """What retention and restore must not rely on."""
     pairs = (key.partition("/") for key in state.damaged)
     return frozenset((kind, id) for kind, _, id in pairs)
+
+
+def whole_snapshots(target: Target, catalogue: Catalogue) -> list[Archive]:
+    """The snapshots of the files that no reading found damaged: those that a restore may use."""
+    not_whole = damaged(read_state(target))
+    return [snapshot for snapshot in catalogue.files if (snapshot.kind, snapshot.id) not in not_whole]
 
 
 def note(target: Target, catalogue: Catalogue, results: Iterable[Result], *, now: datetime) -> list[Result]:

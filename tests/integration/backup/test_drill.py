@@ -12,15 +12,18 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from loyalty.backup.certificate import check
 from loyalty.backup.errors import BackupError
-from loyalty.backup.manifest import ClusterTime, read_catalogue
+from loyalty.backup.files import Source, take
+from loyalty.backup.manifest import Archive, ClusterTime, read_catalogue, write_manifest
 from loyalty.backup.oplog import archive_log
 from loyalty.backup.physical import full, incremental
 from loyalty.backup.records import alarms
 from loyalty.backup.restore import restore
 from loyalty.backup.scratch import Scratch
+from loyalty.files.store import BlobStore
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.ledger.append import Operation, append
@@ -130,8 +133,36 @@ def test_all_that_was_acknowledged_is_there_and_nothing_after_the_second(
                 assert found.entries == len(there)
 
 
-def test_a_drill_proves_and_signs(site: Site, ledger: Mongo) -> None:
+def put(db: Mongo, storage: Path, content: bytes) -> str:
+    """A file and its record, as the application makes them; its SHA-256."""
+    with BlobStore(storage / "files", reserve_bytes=0).receive(1 << 20, expected_bytes=len(content)) as incoming:
+        incoming.write(content)
+        incoming.place(lambda: None)
+        digest = incoming.content().sha256
+    db.files.insert_one({"program": "main", "sha256": digest, "created_at": system_clock()})
+    return digest
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    (tmp_path / "storage" / "files").mkdir(parents=True)
+    return tmp_path / "storage"
+
+
+def snapshot_files(site: Site, db: Mongo, storage: Path) -> Archive:
+    """Once the last record is older than the second up to which the log is archived."""
+    now = int(time.time())
+    wait_until(lambda: time.time() >= now + 1, timeout_s=5, failure=lambda: "the clock stands still")
+    earn_one(db)
+    archive_log(site.settings, site.target)
+    return take(site.target, Source(str(storage)), now=system_clock()).snapshot
+
+
+def test_a_drill_proves_and_signs(site: Site, ledger: Mongo, storage: Path) -> None:
     full(site.settings, site.target)
+    for content in (b"one", b"two"):
+        put(ledger, storage, content)
+    snapshot = snapshot_files(site, ledger, storage)
     Tills(ledger).write(1)
     incremental(site.settings, site.target)
     earn_one(ledger)
@@ -143,6 +174,7 @@ def test_a_drill_proves_and_signs(site: Site, ledger: Mongo) -> None:
     told = json.loads(ended.stdout)
     assert (told["ok"], told["verified"], told["entries"], told["defects"]) == (True, True, entries, [])
     assert told["sealed_entries"] == entries
+    assert (told["files"], told["snapshot"]) == (2, snapshot.id)
     assert told["archive"].endswith("-incremental")
     assert 0 < told["rto_seconds"] < 120
     assert 0 <= told["rpo_seconds"] < 120
@@ -161,9 +193,14 @@ def test_a_drill_proves_and_signs(site: Site, ledger: Mongo) -> None:
     assert site.run("certificate", str(site.target.root / "certificates" / f"{told['id']}.json")).returncode == 0
 
 
-def test_a_drill_names_what_is_wrong(site: Site, ledger: Mongo) -> None:
-    """An entry is changed behind the application's back, and the last seal, which a manifest knows, is gone."""
+def test_a_drill_names_what_is_wrong(site: Site, ledger: Mongo, storage: Path) -> None:
+    """An entry is changed behind the application's back, and the last seal, which a manifest knows, is gone. Of two
+    files one has rotted, of another there never was more than the record."""
     full(site.settings, site.target)
+    rotten, _ = put(ledger, storage, b"one"), put(ledger, storage, b"two")
+    ledger.files.insert_one({"program": "main", "sha256": "ab" * 32, "created_at": system_clock()})
+    snapshot = snapshot_files(site, ledger, storage)
+    (site.target.files / snapshot.id / "files" / BlobStore.relative(rotten)).write_bytes(b"eno")
     entry = ledger.ledger.find_one({"kind": "earn"}, sort=[("_id", 1)])
     last = ledger.seals.find_one({}, sort=[("_id", -1)])
     assert entry is not None
@@ -177,6 +214,8 @@ def test_a_drill_names_what_is_wrong(site: Site, ledger: Mongo) -> None:
     assert (told["ok"], told["verified"]) == (False, False)
     assert any("it is missing, but the archive" in defect for defect in told["defects"])
     assert any(defect.startswith("seals: 1 are restored, 2 were copied") for defect in told["defects"])
+    assert any(f"{rotten} is not as it was written" in defect for defect in told["defects"])
+    assert f"files {'ab' * 32}: the snapshot {snapshot.id} does not have it" in told["defects"]
     assert "drill" in alarms(site.target)
     assert check((site.target.root / "certificates" / f"{told['id']}.json").read_bytes()).ok is False
 
@@ -205,6 +244,17 @@ def test_what_was_kept_of_a_past_that_was_undone_is_no_witness(site: Site, ledge
 def earn_one(db: Mongo) -> None:
     operation = Operation("main", 1, (secrets.token_bytes(16),), b"request", earn)
     append(db.ledger, [operation], clock=system_clock)
+
+
+def test_a_drill_looks_first_whether_the_files_have_room(site: Site, ledger: Mongo, storage: Path) -> None:
+    full(site.settings, site.target)
+    put(ledger, storage, b"one")
+    write_manifest(site.target, replace(snapshot_files(site, ledger, storage), bytes=1 << 60))
+    ended = site.run("drill")
+    assert ended.returncode == 1
+    assert "the files of the snapshot need 1,152,921,504.6 GB" in ended.stderr
+    assert not (site.target.root / "certificates").exists()
+    assert not site.settings.drill.directory.exists()
 
 
 def test_a_drill_without_archives_fails_and_alarms(site: Site) -> None:

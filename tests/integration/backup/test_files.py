@@ -109,8 +109,8 @@ def test_what_did_not_change_is_shared_with_the_snapshot_before(target: Target, 
     second = take(target, source, now=NOW + SECOND).snapshot
     assert blob(target.files / first.id, old).samefile(blob(target.files / second.id, old))
     assert (second.predecessor, second.entries, second.stored_bytes) == (first.id, 2, 3)
-    assert absent(target, first, [old, new, gone]) == [new]
-    assert absent(target, second, [old, new, gone]) == [gone]
+    assert absent(target.files / first.id, [old, new, gone]) == [new]
+    assert absent(target.files / second.id, [old, new, gone]) == [gone]
     files.remove(target, first)
     assert list(mismatches(target, second)) == []
     assert read_catalogue(target).files == (second,)
@@ -166,6 +166,24 @@ def test_reading_again_finds_every_harm(target: Target, storage: Path, source: S
     else:
         rot(target.files / f"{snapshot.id}.sha256")
     assert len(list(mismatches(target, snapshot))) == 1
+
+
+def test_a_restored_tree_is_read_and_held_against_the_list(
+    target: Target, storage: Path, source: Source, tmp_path: Path
+) -> None:
+    digests = [put(storage, os.urandom(100)) for _ in range(3)]
+    (storage / "seals" / "2026-11-27.json").write_text("{}")
+    snapshot = take(target, source, now=NOW).snapshot
+    assert list(files.restore(target, snapshot, tmp_path / "first")) == []
+    assert absent(tmp_path / "first", digests) == []
+    assert (tmp_path / "first" / "seals" / "2026-11-27.json").read_text() == "{}"
+    tree = target.files / snapshot.id
+    rot(blob(tree, digests[0]))
+    blob(tree, digests[1]).unlink()
+    assert sorted(files.restore(target, snapshot, tmp_path / "second")) == sorted(
+        [f"{blob(tree, digests[0])} is not as it was written", f"{blob(tree, digests[1])} is missing"]
+    )
+    assert absent(tmp_path / "second", digests) == [digests[1]]
 
 
 def test_names_that_sha256sum_has_to_escape(target: Target, storage: Path, source: Source) -> None:
@@ -240,7 +258,7 @@ def test_every_file_of_a_restored_record_is_in_the_snapshot_that_goes_with_it(
         assert snapshot is not None
         referred = [digest for digest, (begin, end) in life.items() if begin <= hour < end]
         if moment <= newest:
-            assert absent(target, snapshot, referred) == []
+            assert absent(target.files / snapshot.id, referred) == []
 
 
 def test_a_snapshot_says_up_to_where_the_log_was_archived_before_it_began(target: Target, source: Source) -> None:
@@ -365,9 +383,9 @@ def test_a_killed_run_claims_nothing_and_the_next_goes_on_with_it(target: Target
         process.stdout.close()
         for snapshot in read_catalogue(target).files:
             assert list(mismatches(target, snapshot)) == []
-            assert absent(target, snapshot, digests) == []
+            assert absent(target.files / snapshot.id, digests) == []
     last = take(target, Source(str(storage)), now=NOW + timedelta(hours=1)).snapshot
-    assert absent(target, last, digests) == []
+    assert absent(target.files / last.id, digests) == []
     names = {path.name.partition(".")[0] for path in target.files.iterdir()}
     assert names == {snapshot.id for snapshot in read_catalogue(target).files}  # no leftover of any of them
 
