@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from loyalty.backup.errors import BackupError
+from loyalty.backup.manifest import Holdings
 from loyalty.backup.settings import SettingsError, read_secret
 
 
@@ -35,8 +36,12 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     rto_seconds: float
     """From the start to a server that was verified and took a write."""
     rpo_seconds: float
-    """From the last moment that was restored to the start: what would have been lost then."""
+    """From the last moment that could be restored to the start: what would have been lost then."""
     restored_to: str
+    """The last moment that the source has spoken of, else the last one."""
+    source: Holdings | None = None
+    """What the source said that it held at that moment; it is what came back, if nothing else is told among the
+    defects. None: it had said nothing."""
     entries: int
     """Of the ledger."""
     members: int

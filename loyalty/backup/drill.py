@@ -1,10 +1,10 @@
 """The restore drill: what is kept becomes a database on this host, and that is proved to be the right one.
 
-It restores the newest snapshot of the files, and reads each of them there. It restores the newest chain and the log to
-its end, starts a replica set on it, rebuilds what is derived, and verifies the ledger from its first entry. Every file
-that a record refers to must have come back. The seals that the manifests and the snapshot of the files keep are
-witnesses: the restored ledger must have each as it was. A ledger grows only, so it has at least what it had when it was
-copied. Then it takes a write. What was found is signed, and noted.
+It restores the newest snapshot of the files, and reads each of them there. It restores the newest chain and the log up
+to the last moment of which the source has said what it held, and holds what came back against that: members, entries,
+points and the last seal, exactly. Every file that a record refers to must have come back. It verifies the ledger from
+its first entry, with the seals that the manifests and the snapshot of the files keep as witnesses, and rebuilds what is
+derived. Then it takes a write. What was found is signed, and noted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from loyalty.backup import proof
 from loyalty.backup.certificate import Certificate, read_key, sign
 from loyalty.backup.files import absent, in_short, snapshot_for
 from loyalty.backup.files import restore as restore_files
-from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue, write_whole
+from loyalty.backup.holdings import differences, holdings
+from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
+from loyalty.backup.plan import plan
 from loyalty.backup.restore import STEPS as RESTORE_STEPS
 from loyalty.backup.restore import Progress, Restored, restore, room
 from loyalty.backup.scratch import Client, Scratch
@@ -35,11 +37,10 @@ from loyalty.jobs.sealing import witnesses
 from loyalty.ledger.projection import rebuild
 from loyalty.ledger.verify import Verification, Witness, verify
 
-STEPS: Final = ("files", *RESTORE_STEPS, "start", "rebuild", "verify", "compare")
+STEPS: Final = ("files", *RESTORE_STEPS, "start", "compare", "verify", "rebuild")
 
 _T = TypeVar("_T")
 
-_APPEND_ONLY: Final = ("ledger", "seals")
 _BATCH: Final = 1000
 
 
@@ -70,10 +71,11 @@ class _Drill:
     def run(self) -> Certificate:
         began = time.monotonic()
         snapshot = self._timed("files", self._restore_files)  # first: whether they have room is seen at once
-        restored = restore(self._settings, None, self._database, progress=self._progress)
+        catalogue = read_catalogue(self._target)
+        stated = _last_stated(catalogue)
+        restored = restore(self._settings, stated.to if stated else None, self._database, progress=self._progress)
         self._seconds |= restored.seconds
         self._defects += restored.left_aside
-        catalogue = read_catalogue(self._target)
         scratch = Scratch.in_folder(self._settings, self._database)
         started = time.monotonic()
         self._progress("start", 0, 0)
@@ -82,15 +84,17 @@ class _Drill:
             uri = scratch.uri(client)
             db = connect(uri, self._settings.database.name, serves_requests=False)
             try:
+                # First, and before they are made anew: the wallets that came back are what the source spoke of. The
+                # verification holds them against the ledger.
+                files = self._timed("compare", lambda: self._compare(db, stated, snapshot))
                 expected = db.ledger.estimated_document_count()
-                self._timed("rebuild", lambda: rebuild(db, progress=self._of("rebuild", expected)))
                 found = self._timed("verify", lambda: self._verify(db, uri, catalogue, restored, expected))
-                files = self._timed("compare", lambda: self._compare(db, catalogue, restored, snapshot))
+                self._timed("rebuild", lambda: self._rebuild(db, found))
             finally:
                 db.client.close()
             _take_a_write(client)
             rto = time.monotonic() - began
-        return self._certificate(restored, found, snapshot, files, rto)
+        return self._certificate(catalogue, stated, restored, found, snapshot, files, rto)
 
     def _restore_files(self) -> Archive | None:
         """Restore the snapshot that a restore would take; None when there is none."""
@@ -118,15 +122,21 @@ class _Drill:
         first = db.seals.find_one({}, {"public_key": 1}, sort=[("_id", 1)])
         return Ed25519PublicKey.from_public_bytes(bytes(first["public_key"])) if first else None
 
-    def _compare(self, db: Mongo, catalogue: Catalogue, restored: Restored, snapshot: Archive | None) -> int:
+    def _compare(self, db: Mongo, stated: Archive | None, snapshot: Archive | None) -> int:
         """Compare with what the source said; the number of files that were looked for."""
-        archive = next(one for one in catalogue.physical if one.id == restored.archive)
-        for collection in _APPEND_ONLY:
-            then = archive.counts.get(f"{db.name}.{collection}", 0)
-            here = db[collection].count_documents({})
-            if here < then:
-                self._defects.append(f"{collection}: {here:,} are restored, {then:,} were copied")
+        if stated is not None and stated.holdings is not None:
+            self._defects += differences(stated.holdings, holdings(db))
         return self._compare_files(db, snapshot) if snapshot else 0
+
+    def _rebuild(self, db: Mongo, found: Verification) -> None:
+        """What is made anew of a ledger must come to what the ledger came to."""
+        rebuild(db, progress=self._of("rebuild", found.entries))
+        made = holdings(db)
+        if found.ok and (made.members, made.entries) != (found.chains, found.entries):
+            self._defects.append(
+                f"the projection was rebuilt for {made.members:,} members and {made.entries:,} entries, "
+                f"the ledger has {found.chains:,} and {found.entries:,}"
+            )
 
     def _compare_files(self, db: Mongo, snapshot: Archive) -> int:
         """What was recorded before the snapshot was begun must have come back with it."""
@@ -141,7 +151,14 @@ class _Drill:
         return count
 
     def _certificate(
-        self, restored: Restored, found: Verification, snapshot: Archive | None, files: int, rto: float
+        self,
+        catalogue: Catalogue,
+        stated: Archive | None,
+        restored: Restored,
+        found: Verification,
+        snapshot: Archive | None,
+        files: int,
+        rto: float,
     ) -> Certificate:
         return Certificate(
             id=self._now.strftime("%Y%m%dT%H%M%SZ"),
@@ -150,8 +167,9 @@ class _Drill:
             ok=not self._defects,
             verified=found.ok,
             rto_seconds=round(rto, 1),
-            rpo_seconds=round(max(self._now.timestamp() - restored.to.t, 0), 1),
+            rpo_seconds=round(max(self._now.timestamp() - _end_of_log(catalogue, restored.to).t, 0), 1),
             restored_to=restored.at,
+            source=stated.holdings if stated else None,
             entries=found.entries,
             members=found.chains,
             seals=found.seals,
@@ -178,6 +196,16 @@ class _Drill:
 
     def _of(self, step: str, whole: int) -> Callable[[int], None]:
         return lambda done: self._progress(step, done, whole)
+
+
+def _last_stated(catalogue: Catalogue) -> Archive | None:
+    """The last slice on the way to the last moment at whose end the source has said what it held."""
+    return next((piece for piece in reversed(plan(catalogue, None).slices) if piece.holdings), None)
+
+
+def _end_of_log(catalogue: Catalogue, moment: ClusterTime) -> ClusterTime:
+    """How far the log goes on from there without a gap."""
+    return next((span.to for span in catalogue.spans if span.from_ <= moment <= span.to), moment)
 
 
 def _witnesses(target: Target, catalogue: Catalogue, restored: Restored) -> Iterator[Witness]:

@@ -79,7 +79,7 @@ def follow(settings: Settings, target: Target) -> None:
     while not told_to_stop.is_set():
         try:
             if is_well:
-                read_on_arrival(settings, target, archive_log(settings, target))
+                read_on_arrival(settings, target, archive_log(settings, target, sparing=True))
                 _watch_window(settings, target)
             else:
                 archive_what_is_new(settings, target)

@@ -80,6 +80,17 @@ class Seal(msgspec.Struct, frozen=True):
     """In hexadecimal digits."""
 
 
+class Holdings(msgspec.Struct, frozen=True):
+    """What the ledger came to at one moment, as far as its projection had followed it."""
+
+    members: int
+    """Who have points, or had."""
+    entries: int
+    available: dict[str, int]
+    """Points that members can spend, by program/wallet."""
+    seal: Seal | None
+
+
 class Archive(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """One archive. What does not apply to its kind is None, zero or empty."""
 
@@ -107,6 +118,8 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"
     counts: dict[str, int] = {}
     """Documents of each `database.collection`, as the server estimates them; of a dump, as counted."""
     seal: Seal | None = None
+    holdings: Holdings | None = None
+    """Log: what the source said that it held at `to`. None where it was not asked, or could not say."""
     entries: int = 0
     """Log: entries in the slice, the repeated first one included. Files: how many there are."""
     last_sha256: str | None = None

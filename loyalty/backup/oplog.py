@@ -23,10 +23,12 @@ from pyrage.x25519 import Identity  # type: ignore[import-untyped]
 
 from loyalty import __version__
 from loyalty.backup.errors import BackupError
+from loyalty.backup.holdings import holdings
 from loyalty.backup.manifest import (
     Archive,
     Catalogue,
     ClusterTime,
+    Holdings,
     Target,
     flush_folder,
     log_leftovers,
@@ -41,6 +43,9 @@ from loyalty.backup.target import hold, require_room
 
 SLICE_BYTES = 256 << 20
 """A slice is closed when it has so many, uncompressed: what was archived before a run died need not be read again."""
+
+_ASKED_EVERY_S = 600
+"""Where the log is followed closely, the source says so often what it holds, and after each full or incremental."""
 
 _LENGTH = struct.Struct("<i")
 _FULL = "Take a new full, from which the log goes on: loyalty-backup full"
@@ -71,8 +76,14 @@ class Anchor(NamedTuple):
     """The slice that ends with it; None where it is the end of a full or incremental."""
 
 
-def archive_log(settings: Settings, target: Target, *, slice_bytes: int = SLICE_BYTES) -> list[Archive]:
-    """Archive what is new in the log; the new slices. Gap or Diverged when it does not join what was archived."""
+def archive_log(
+    settings: Settings, target: Target, *, slice_bytes: int = SLICE_BYTES, sparing: bool = False
+) -> list[Archive]:
+    """Archive what is new in the log; the new slices. Gap or Diverged when it does not join what was archived.
+
+    The source then says what it holds at their end. It reads all wallets for that, so `sparing` has it do so not every
+    time.
+    """
     with hold(target, "The log", part="log"):
         remove(log_leftovers(target))
         identity = read_identity(settings.identity_file)
@@ -83,7 +94,7 @@ def archive_log(settings: Settings, target: Target, *, slice_bytes: int = SLICE_
             for standing in found:
                 try:
                     with connect(settings, standing.member) as client:
-                        archiving = _Archiving(settings, target, identity, client, standing, slice_bytes)
+                        archiving = _Archiving(settings, target, identity, client, standing, slice_bytes, sparing)
                         return archiving.run(begins_anew=begins_anew)
                 except (Gap, Behind, PyMongoError) as error:
                     problem = _as_problem(standing, error)
@@ -146,6 +157,7 @@ class _Archiving:
         client: Client,
         standing: Standing,
         slice_bytes: int,
+        sparing: bool,
     ) -> None:
         self._settings = settings
         self._target = target
@@ -153,6 +165,8 @@ class _Archiving:
         self._client = client
         self._standing = standing
         self._slice_bytes = slice_bytes
+        self._sparing = sparing
+        self._asked_from = ClusterTime(0, 0)
         version = client.admin.command("getParameter", featureCompatibilityVersion=1)["featureCompatibilityVersion"]
         self._facts: dict[str, Any] = {
             "server": standing.member.address,
@@ -166,6 +180,8 @@ class _Archiving:
     def run(self, *, begins_anew: bool) -> list[Archive]:
         catalogue = read_catalogue(self._target)
         anchor = self._anchor(catalogue, begins_anew=begins_anew)
+        if self._sparing:
+            self._asked_from = _asked_from(catalogue)
         return list(self._heal(catalogue)) + list(self._slices(anchor, self._standing.majority))
 
     def _anchor(self, catalogue: Catalogue, *, begins_anew: bool) -> Anchor:
@@ -263,6 +279,7 @@ class _Archiving:
             bytes=entries.bytes,
             stored_bytes=stored.bytes,
             sha256=stored.sha256,
+            holdings=self._holdings(to) if to == self._standing.majority and to >= self._asked_from else None,
             took_s=round(time.monotonic() - began, 3),
             **self._facts,
         )
@@ -270,6 +287,12 @@ class _Archiving:
         flush_folder(self._target.log)
         write_manifest(self._target, archive)
         return archive
+
+    def _holdings(self, at: ClusterTime) -> Holdings | None:
+        """What the member says that it held then. That it cannot is no reason to have no log."""
+        with suppress(PyMongoError):
+            return holdings(self._client[self._settings.database.name], at)
+        return None
 
 
 class _Entries:
@@ -307,6 +330,14 @@ class _Entries:
         """What was there when the anchor was looked up may have been dropped since."""
         if hashlib.sha256(first).hexdigest() != self._anchor.sha256:
             raise _diverged(self._anchor)
+
+
+def _asked_from(catalogue: Catalogue) -> ClusterTime:
+    """The moment from which on the source is asked again what it holds."""
+    last = max((piece.to for piece in catalogue.slices if piece.holdings), default=None)
+    if last is None or any(archive.to >= last for archive in catalogue.physical):
+        return ClusterTime(0, 0)
+    return ClusterTime(last.t + _ASKED_EVERY_S, 0)
 
 
 def entry_at(client: Client, moment: ClusterTime) -> bytes | None:
