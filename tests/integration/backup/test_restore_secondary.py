@@ -9,7 +9,7 @@ from typing import Any
 
 from pymongo import MongoClient
 
-from loyalty.backup.manifest import ClusterTime, read_catalogue
+from loyalty.backup.manifest import ClusterTime, Holdings, read_catalogue
 from loyalty.backup.oplog import archive_log
 from loyalty.backup.physical import full
 from loyalty.backup.restore import restore
@@ -29,9 +29,13 @@ def test_a_copy_of_a_secondary(tmp_path: Path) -> None:
             archive = _copied_under_load(client, site)
             client.shop.orders.create_index("n")
             client.shop.other.insert_one({"_id": 1})
+            wallet = {"program": "main", "sequence": 3, "wallets": {"points": {"available": 7}}}
+            client.loyalty.wallets.insert_one(wallet)
             state = state_of(client)
             _archive_all(client, site)
         assert (archive.role, archive.server) == ("secondary", servers.secondaries()[0].address)
+        last = max(read_catalogue(site.target).slices, key=lambda piece: piece.to)
+        assert (last.role, last.holdings) == ("secondary", Holdings(1, 3, {"main/points": 7}, None))
     finally:
         servers.stop()
     restore(site.settings, None, tmp_path / "restored")
