@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from pwd import getpwnam
 from typing import Any
@@ -17,7 +16,7 @@ module: replace_data
 short_description: Put a restored data folder, or an empty one, in the place of a database's
 description:
   - The old data is kept beside it as C(<path>.before-<id>), by renaming. A disk of its own cannot be renamed; what it
-    holds is removed.
+    holds is kept on it, as C(<path>/.before-<id>).
   - C(restored.json) in the new folder says what was done. A second run with the same id changes nothing; one after a
     run that was cut off, at whatever point, goes on with it. mongod must be stopped. Supports check mode.
 options:
@@ -47,12 +46,13 @@ pending:
   type: bool
   returned: always
 aside:
-  description: Where the old data is; empty where it was removed.
+  description: Where the old data is; empty where there was none.
   type: str
   returned: always
 """
 
 MARK = "restored.json"
+ASIDE = ".before-"
 
 
 def is_done(path: Path, id: str) -> bool:
@@ -73,18 +73,15 @@ def replace(path: Path, aside: Path, arrived: str) -> None:
             path.mkdir(mode=0o700)
 
 
-def replace_in_place(path: Path, id: str, arrived: str) -> None:
-    """On a disk of its own: empty it, then move up what has arrived. A file says that it was emptied."""
-    emptied = path / f".emptied-{id}"
-    if not emptied.exists():
+def replace_in_place(path: Path, aside: Path, arrived: str) -> None:
+    """On a disk of its own: move aside what it holds, then move up what has arrived. `aside` is there when all is."""
+    if not aside.exists():
+        moving = path / f"{aside.name}.moving"
+        moving.mkdir(mode=0o700, exist_ok=True)
         for entry in list(path.iterdir()):
-            if entry.name in (arrived, "lost+found"):
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        emptied.touch()
+            if entry.name not in (arrived, "lost+found") and not entry.name.startswith(ASIDE):
+                entry.rename(moving / entry.name)
+        moving.rename(aside)
     if arrived and (path / arrived).is_dir():
         for entry in list((path / arrived).iterdir()):
             entry.rename(path / entry.name)
@@ -108,17 +105,13 @@ def mark(path: Path, id: str) -> None:
 
 def run(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     path, id = Path(params["path"]), params["id"]
-    aside = path.with_name(f"{path.name}.before-{id}")
+    own_disk = os.path.ismount(path)
+    aside = path / f"{ASIDE}{id}" if own_disk else path.with_name(f"{path.name}{ASIDE}{id}")
     pending = not is_done(path, id)
-    if not check_mode:
-        if pending:
-            if os.path.ismount(path):
-                replace_in_place(path, id, params["arrived"])
-            else:
-                replace(path, aside, params["arrived"])
-            hand_over(path, params["owner"])
-            mark(path, id)
-        (path / f".emptied-{id}").unlink(missing_ok=True)
+    if pending and not check_mode:
+        (replace_in_place if own_disk else replace)(path, aside, params["arrived"])
+        hand_over(path, params["owner"])
+        mark(path, id)
     return {"changed": pending, "pending": pending, "aside": str(aside) if aside.exists() else ""}
 
 

@@ -184,8 +184,10 @@ class TestReplacedData:
         return done
 
     def content(self, path: Path) -> dict[str, str]:
+        """What the database finds there: not what was moved aside within it."""
         files = (file for file in path.rglob("*") if file.is_file() and file.name != replace_data.MARK)
-        return {str(file.relative_to(path)): file.read_text() for file in files}
+        found = {str(file.relative_to(path)): file.read_text() for file in files}
+        return {name: text for name, text in found.items() if not name.startswith(".before-")}
 
     @pytest.fixture(params=[False, True], ids=["renamed", "own-disk"])
     def own_disk(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
@@ -197,11 +199,15 @@ class TestReplacedData:
         assert done["changed"]
         assert self.content(data) == {"WiredTiger": "new"}
         assert data.stat().st_mode & 0o777 == 0o700
-        if own_disk:
-            assert done["aside"] == ""
-        else:
-            assert self.content(Path(done["aside"])) == {"WiredTiger": "old", "journal/log": "old"}
+        assert done["aside"] == str(data / ".before-r1" if own_disk else data.with_name("mongodb.before-r1"))
+        assert self.content(Path(done["aside"])) == {"WiredTiger": "old", "journal/log": "old"}
         assert not self.run(data)["changed"]
+
+    def test_each_restore_keeps_what_it_found_and_leaves_what_others_kept(self, data: Path, own_disk: bool) -> None:
+        first = self.run(data)
+        second = replace_data.run({"path": str(data), "id": "r2", "arrived": "", "owner": "root"}, check_mode=False)
+        assert self.content(Path(first["aside"])) == {"WiredTiger": "old", "journal/log": "old"}
+        assert self.content(Path(second["aside"])) == {"WiredTiger": "new"}
 
     def test_a_member_that_copies_gets_an_empty_folder(self, data: Path, own_disk: bool) -> None:
         self.run(data, arrived="")
@@ -229,8 +235,9 @@ class TestReplacedData:
                     cut = False
                 except PowerCut:
                     survived += 1
-            self.run(data)
+            done = self.run(data)
             assert self.content(data) == {"WiredTiger": "new", "c/d": "new"}
+            assert self.content(Path(done["aside"])) == {"WiredTiger": "old", "a/b": "old"}
         assert survived > 2
 
     def fail_after(self, changes: int, patched: pytest.MonkeyPatch) -> None:

@@ -36,3 +36,14 @@ def test_a_copy_is_what_the_file_is_whatever_it_was_before(tmp_path: Path, now: 
         copy.write_bytes(before)
     source._copy_blocks(file, copy, SimpleNamespace(is_holding=lambda: True), source.Pace(0))
     assert copy.read_bytes() == now
+
+
+def test_what_others_put_beside_the_database_is_not_copied(tmp_path: Path) -> None:
+    for name in ("WiredTiger", "journal/WiredTigerLog.1", ".before-r1/WiredTiger", ".arrived/WiredTiger"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert {str(path.relative_to(tmp_path)) for path in source.files_of(tmp_path)} == {
+        "WiredTiger",
+        "journal",
+        "journal/WiredTigerLog.1",
+    }
