@@ -1,7 +1,7 @@
 """The commands of the backup host: thin, each calls a function of the module that does the work.
 
 Each group of commands stands in a module of its own, named `<something>_cli`, and is added here. Exit codes: 0 done,
-1 not done or found wrong, 2 the command or the settings are wrong.
+1 not done or found wrong, 2 the command or the settings are wrong, 3 not done because the database is gone.
 """
 
 from __future__ import annotations

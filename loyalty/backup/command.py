@@ -10,7 +10,7 @@ from typing import Any
 import click
 from pymongo.errors import PyMongoError
 
-from loyalty.backup.errors import BackupError
+from loyalty.backup.errors import BackupError, Gone
 from loyalty.backup.manifest import Target
 from loyalty.backup.settings import Settings, SettingsError, load_settings
 
@@ -19,6 +19,12 @@ class Failed(click.ClickException):
     """The command did not do what was asked; the message says why and what to do."""
 
     exit_code = 1
+
+
+class FailedForGood(Failed):
+    """The database is gone: whoever restores it has nothing to wait for."""
+
+    exit_code = 3
 
 
 class Tool:
@@ -47,6 +53,8 @@ class Commands(click.Group):
         except SettingsError as error:
             click.echo(str(error), err=True)
             sys.exit(2)
+        except Gone as error:
+            raise FailedForGood(str(error)) from None
         except BackupError as error:
             raise Failed(str(error)) from None
         except PyMongoError as error:

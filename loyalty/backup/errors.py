@@ -10,3 +10,7 @@ class BackupError(Exception):
         super().__init__(f"{problem} {remedy}")
         self.problem = problem
         self.remedy = remedy
+
+
+class Gone(BackupError):
+    """The database that is archived is not there to be asked: nothing runs in its place, or an empty one does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
@@ -9,11 +10,13 @@ from typing import Any, Literal, NamedTuple
 from pymongo import MongoClient
 from pymongo.errors import PyMongoError
 
-from loyalty.backup.errors import BackupError
+from loyalty.backup.errors import BackupError, Gone
 from loyalty.backup.manifest import ClusterTime
 from loyalty.backup.settings import Member, Settings, read_secret
 
 Client = MongoClient[dict[str, Any]]
+
+_PROBE_S = 5
 
 
 class Standing(NamedTuple):
@@ -52,12 +55,14 @@ def connect(settings: Settings, member: Member, *, patience_s: float = 60) -> Cl
 
 
 def standings(settings: Settings) -> list[Standing]:
-    """The members that answer and hold data. BackupError when there is none, or one belongs to another set."""
+    """The members that answer and hold data. BackupError when there is none, or one belongs to another set; Gone when
+    none of them can hold any."""
     with ThreadPoolExecutor(len(settings.members)) as together:
         found = list(together.map(lambda member: _standing(settings, member), settings.members))
     fit = [standing for standing in found if isinstance(standing, Standing)]
     if not fit:
-        raise BackupError(
+        failed = BackupError if any(_is_there(settings, member) for member in settings.members) else Gone
+        raise failed(
             f"No member of the replica set serves reads. {' '.join(map(str, found))}",
             "Check the unit mongod on them, and whether this host reaches their port.",
         )
@@ -105,3 +110,20 @@ def _standing(settings: Settings, member: Member) -> Standing | str:
         top=ClusterTime.of(last["opTime"]["ts"]),
         majority=ClusterTime.of(last["majorityOpTime"]["ts"]) if "majorityOpTime" in last else ClusterTime(0, 0),
     )
+
+
+def _is_there(settings: Settings, member: Member) -> bool:
+    """Whether a member of a set may be behind an address where none serves us. It is not where nothing listens, nor
+    where what does was started on an empty folder: that belongs to no set. Whoever hangs or cannot be reached may be.
+    """
+    host, _, port = member.address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_PROBE_S).close()
+        # Not as our user, whom an empty one does not know.
+        nobody = settings.database.model_copy(update={"user": None})
+        with connect(settings.model_copy(update={"database": nobody}), member, patience_s=_PROBE_S) as client:
+            return "setName" in client.admin.command("hello")
+    except ConnectionRefusedError:
+        return False
+    except (OSError, PyMongoError):
+        return True

@@ -19,7 +19,7 @@ from typing import Literal
 from pymongo.errors import PyMongoError
 
 from loyalty import __version__
-from loyalty.backup.errors import BackupError
+from loyalty.backup.errors import BackupError, Gone
 from loyalty.backup.manifest import (
     Archive,
     Catalogue,
@@ -41,7 +41,7 @@ from loyalty.backup.target import hold, require_room
 _MAJORITY_WITHIN_S = 120
 
 
-class Lost(BackupError):
+class Lost(Gone):
     """The ledger, which only grows, has less than half of what is archived: this is hardly the database that was."""
 
 

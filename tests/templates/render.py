@@ -168,9 +168,23 @@ def render(template: str, system: str, *, topology: str = "", host: str = HOST, 
 
     The example is the simplest one that has the role, unless another is named. An undefined variable is an error.
     """
+    path = ROLES / template
+    templar = _templar(template.split("/", 1)[0], system, topology, host, overrides)
+    text: str = templar.template(
+        trust_as_template(path.read_text(encoding="utf-8")), preserve_trailing_newlines=True, escape_backslashes=False
+    )
+    return text
+
+
+def value(role: str, variable: str, system: str, *, topology: str = "", host: str = HOST, **overrides: Any) -> Any:
+    """What a variable of a role is on such a host."""
+    return _templar(role, system, topology, host, overrides).template(trust_as_template("{{ " + variable + " }}"))
+
+
+def _templar(role_name: str, system: str, topology: str, host: str, overrides: dict[str, Any]) -> Templar:
     loader = _loader()
-    topology = topology or _SIMPLEST.get(template.split("/", 1)[0], "one-box")
-    role = ROLES / template.split("/", 1)[0]
+    topology = topology or _SIMPLEST.get(role_name, "one-box")
+    role = ROLES / role_name
     variables = {
         **_load(role / "defaults" / "main.yml"),
         **_variables(topology, host),
@@ -187,9 +201,4 @@ def render(template: str, system: str, *, topology: str = "", host: str = HOST, 
         **overrides,
     }
     loader.set_basedir(str(role))
-    path = ROLES / template
-    templar = Templar(loader=loader, variables=variables)
-    text: str = templar.template(
-        trust_as_template(path.read_text(encoding="utf-8")), preserve_trailing_newlines=True, escape_backslashes=False
-    )
-    return text
+    return Templar(loader=loader, variables=variables)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from loyalty.backup.settings import load_settings
-from tests.templates.render import SYSTEMS, render
+from tests.templates.render import SYSTEMS, render, value
 
 systems = pytest.mark.parametrize("system", SYSTEMS)
 KINDS = ("full", "incremental", "files", "dump", "verify", "prune", "drill", "log")
@@ -152,3 +153,35 @@ def test_systemd_accepts_the_timer(kind: str, system: str, tmp_path: Path) -> No
     when = re.search(r"OnCalendar=(.+)", text)
     assert when is not None
     subprocess.run(["systemd-analyze", "calendar", when[1]], check=True, capture_output=True, timeout=60)
+
+
+CLOSED_AT = "2026-11-28T12:00:00+00:00"
+
+
+def undo(rc: int, to: str = "", said: str = "") -> dict[str, Any]:
+    """What the task that archives the last writes before a restore has registered."""
+    windows = [{"from": "2026-11-01T00:00:00+00:00", "to": to}]
+    return {"rc": rc, "stdout": json.dumps(windows) if rc == 0 else "", "stderr": f"{said}\n"}
+
+
+@systems
+@pytest.mark.parametrize(
+    ("done", "at", "may_go_on", "said"),
+    [
+        (undo(0, "2026-11-28T12:00:07+00:00"), "2026-11-28T12:00:07Z", True, ""),
+        (undo(0, "2026-11-28T11:59:58+00:00"), "", False, "Only what was written until 2026-11-28T11:59:58+00:00 is"),
+        (undo(1, said="/mnt/backup has 0.0 GB free."), "", False, "/mnt/backup has 0.0 GB free."),
+        (undo(124), "", False, "It takes longer than 900 s"),
+        (undo(3, said="No member of the replica set serves reads."), "", True, "No member of the replica set"),
+    ],
+    ids=["archived", "in part", "full target", "timed out", "gone"],
+)
+def test_a_restore_goes_on_without_a_point_to_return_to_only_where_the_database_is_gone(
+    done: dict[str, Any], at: str, may_go_on: bool, said: str, system: str
+) -> None:
+    found = partial(value, "backup", system=system, __backup_undo=done, __backup_closed_at=CLOSED_AT)
+    assert found("__backup_undo_at") == at
+    assert found("__backup_undo_can_be_missed") is (may_go_on and not at)
+    assert found("__backup_undo_can_be_missed", backup_undo_required=False)
+    if not at:
+        assert str(found("__backup_undo_said")).startswith(said)
