@@ -28,7 +28,7 @@ from loyalty.backup.room import watch
 from loyalty.backup.rsync import remote_shell
 from loyalty.backup.settings import Settings, read_secret
 from loyalty.backup.status import status
-from loyalty.backup.target import hold, open_target
+from loyalty.backup.target import hold, open_target, refuse_copy_on_same_disk
 from loyalty.backup.verify import Result, Verifier, damaged, note, read_state, standing_problem, whole_snapshots
 from loyalty.infra.clock import system_clock
 
@@ -146,6 +146,7 @@ def copy(tool: Tool, is_new: bool, wants_json: bool) -> None:
     target = open_target(settings)
     far = _far(settings)
     with noted(target, "copy") as outcome:
+        refuse_copy_on_same_disk(settings)
         if is_new:
             begin(target, far)
         copied = bring(

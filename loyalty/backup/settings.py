@@ -109,6 +109,7 @@ class SecondCopy(_Section):
     to: str = Field(
         pattern=r"^(/|[\w.-]+@[\w.:-]+:/)[^\s]+$", description="A mounted folder, or USER@HOST:/FOLDER behind SSH."
     )
+    allow_same_disk: bool = Field(False, description="Accept a folder on the disk of the target or of the data.")
     key_file: Path = Field(Path("backup_ssh_copy"), description="Private key for that host.")
     known_hosts_file: AbsolutePath = Field(
         Path("/etc/loyalty/backup_copy_known_hosts"), description="That host's key. No other host is talked to."

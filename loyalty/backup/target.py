@@ -8,9 +8,10 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
@@ -129,15 +130,26 @@ def require_room(settings: Settings, target: Target, needed: int) -> None:
         )
 
 
+def refuse_copy_on_same_disk(settings: Settings) -> None:
+    """BackupError when the second copy would die with the first, or with the data. Of another host nobody can say."""
+    second = settings.second_copy
+    if second is not None and second.to.startswith("/") and not second.allow_same_disk:
+        _refuse_shared(
+            Path(second.to), (settings.target, *settings.data_paths), "allow_same_disk = true in [second_copy]"
+        )
+
+
 def _refuse_same_disk(settings: Settings) -> None:
-    if settings.allow_same_disk:
-        return
-    here = [path for path in settings.data_paths if path.exists()]
-    for path, names in Disks().shared(settings.target, here).items():
+    if not settings.allow_same_disk:
+        _refuse_shared(settings.target, settings.data_paths, "allow_same_disk = true")
+
+
+def _refuse_shared(place: Path, others: Sequence[Path], unless: str) -> None:
+    here = [path for path in others if path.exists()]
+    for path, names in Disks().shared(place, here).items():
         raise BackupError(
-            f"{settings.target} is on the same disk as {path} ({', '.join(sorted(names))}): one broken disk would take "
-            "both.",
-            "Mount another disk or a share there, or accept it with allow_same_disk = true.",
+            f"{place} is on the same disk as {path} ({', '.join(sorted(names))}): one broken disk would take both.",
+            f"Mount another disk or a share there, or accept it with {unless}.",
         )
 
 

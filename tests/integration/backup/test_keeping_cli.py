@@ -38,6 +38,7 @@ path = "{folder}/storage"
 
 [second_copy]
 to = "{folder}/far"
+allow_same_disk = true
 """
 
 Run = Callable[..., Result]
@@ -267,6 +268,21 @@ def test_copy_wants_a_folder_that_it_knows(kept: Kept, run: Run, tmp_path: Path)
     assert json.loads(done.output)["archives"] == 13
     assert alarms(kept.target) == {}
     assert json.loads(run("copy", "--json").output)["archives"] == 0
+
+
+def test_a_copy_on_the_disk_of_what_it_copies_is_refused_unless_told(kept: Kept, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    settings = tmp_path / "backup.toml"
+    told = settings.read_text()
+    settings.write_text(told.replace('/far"\nallow_same_disk = true', '/far"'))
+    done = run("copy", "--init")
+    assert done.exit_code == 1
+    assert "far is on the same disk as" in done.output
+    assert "second_copy" in alarms(kept.target)["copy"]
+    assert list((tmp_path / "far").iterdir()) == []
+    settings.write_text(told)
+    assert run("copy", "--init").exit_code == 0
+    assert alarms(kept.target) == {}
 
 
 def test_metrics_are_what_prometheus_reads(kept: Kept, run: Run, tmp_path: Path) -> None:
