@@ -8,8 +8,14 @@ from typing import Any
 from loyalty.ops.checks.catalogue import Complaint, Limits, Seen, check
 from loyalty.ops.checks.seen import days_since, hosts_of, restore_drill, states
 
-DAILY = {"full": "copy of the database", "files": "copy of the files", "verify": "verification of the archives"}
-"""What happens every day, in words."""
+DAILY = {
+    "full": "copy of the database",
+    "files": "copy of the files",
+    "verify": "verification of the archives",
+    "prune": "removal of what need not be kept",
+    "copy": "second copy",
+}
+"""What happens every day, in words; the copy where there is a place for it."""
 
 
 @check("backups kept", "A host keeps backups of the site", level="notice")
@@ -37,10 +43,9 @@ def taken(seen: Seen, limits: Limits) -> Iterator[Complaint]:
             # A drill has a check of its own, and so have alarms.
             if not run["ok"] and kind not in {"drill", *alarmed}:
                 yield name, f"the last backup {kind} failed: {run['error'] or 'no reason given'}", _words(name, kind)
-        for kind, what in DAILY.items():
-            since = backup["good"].get(kind) or backup["created_at"]
-            hours = days_since(seen, since) * 24
-            if hours > limits.backup_hours and backup["last"].get(kind, {"ok": True})["ok"]:
+        for kind, what, most_hours in _expected(backup, limits):
+            hours = days_since(seen, _last_good(backup, kind)) * 24
+            if hours > most_hours and backup["last"].get(kind, {"ok": True})["ok"]:
                 yield name, f"the last {what} is {hours:.0f} h old", _words(name, kind)
         minutes = days_since(seen, backup["log_reaches"] or backup["created_at"]) * 1440
         if minutes > limits.backup_log_minutes:
@@ -48,6 +53,17 @@ def taken(seen: Seen, limits: Limits) -> Iterator[Complaint]:
                 name,
                 f"the archived log ends {minutes:.0f} min ago: what was written since is on the servers alone",
                 f"on {name}: loyalty-backup log; journalctl -u loyalty-backup-log -n 30",
+            )
+
+
+@check("second copy", "The backups are copied once more, to another place", level="notice")
+def second_copy(seen: Seen, limits: Limits) -> Iterator[Complaint]:
+    for name, backup in _backups(seen):
+        if not backup.get("second_copy", True):
+            yield (
+                name,
+                "its backups are nowhere else: a fire there, or a thief, takes them all",
+                "Name a place in backup_copy_to, away from this building: docs/operator/backups.md.",
             )
 
 
@@ -90,6 +106,21 @@ def _backups(seen: Seen) -> Iterator[tuple[str, dict[str, Any]]]:
     for name, state in states(seen):
         if state["backup"] is not None:
             yield name, state["backup"]
+
+
+def _expected(backup: dict[str, Any], limits: Limits) -> Iterator[tuple[str, str, int]]:
+    """What is taken, in words, and how many hours old the last one may be."""
+    for kind, what in DAILY.items():
+        if kind != "copy" or backup["second_copy"]:
+            yield kind, what, limits.backup_hours
+    yield "incremental", "copy of what changed in the database", limits.backup_incremental_hours
+    yield "dump", "dump of the documents", limits.backup_dump_days * 24
+
+
+def _last_good(backup: dict[str, Any], kind: str) -> str:
+    """When one of that kind last went well, or else when there could first have been one."""
+    kinds = ("full", "incremental") if kind == "incremental" else (kind,)  # a full has all that changed, too
+    return max((backup["good"][one] for one in kinds if one in backup["good"]), default=backup["created_at"])
 
 
 def _words(host: str, kind: str) -> str:

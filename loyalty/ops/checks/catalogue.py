@@ -25,6 +25,8 @@ class Limits:
     drill_days: int = 35
     restore_drill_days: int = 8
     backup_hours: int = 26
+    backup_incremental_hours: int = 9
+    backup_dump_days: int = 8
     backup_log_minutes: int = 40
     disk_forecast_days: int = 30
 

@@ -84,6 +84,7 @@ state:
 
 UPSTREAM = Path("/etc/nginx/loyalty/upstream.conf")
 CERTIFICATES = Path("/etc/loyalty/tls")
+BACKUP_SETTINGS = Path("/etc/loyalty/backup.toml")
 BRICKS = Path("/run/gluster/vols/loyalty")
 SECRETS = ("/etc/loyalty", "/etc/mongodb", "/etc/redis", "/etc/keepalived")
 UNITS = {
@@ -295,9 +296,18 @@ def balanced_nodes() -> dict[str, str]:
 
 
 def backup_units() -> tuple[str, ...]:
-    """What takes backups: timers, and for the log a timer or a service that goes on all the time."""
+    """What takes backups: timers, for the log a timer or a service that goes on all the time, and the second copy's."""
     continuous = Path("/etc/systemd/system/multi-user.target.wants/loyalty-backup-log.service").exists()
-    return (*UNITS["backup"], "loyalty-backup-log.service" if continuous else "loyalty-backup-log.timer")
+    log = "loyalty-backup-log.service" if continuous else "loyalty-backup-log.timer"
+    return (*UNITS["backup"], log, *(["loyalty-backup-copy.timer"] if has_second_copy() else []))
+
+
+def has_second_copy() -> bool:
+    """Whether the settings of the backups name a place for a second copy."""
+    try:
+        return "[second_copy]" in BACKUP_SETTINGS.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
 
 
 def backup_state(target: Path) -> dict[str, Any]:
@@ -320,6 +330,7 @@ def backup_state(target: Path) -> dict[str, Any]:
         "alarms": alarm.read_text(encoding="utf-8").splitlines() if alarm.exists() else [],
         "last": last,
         "good": good,
+        "second_copy": has_second_copy(),
         # The last moment that can be restored to; the seconds of a cluster time are its first eight digits.
         "log_reaches": utc(int(max(slices)[:8], 16)) if slices else None,
         "drill": drills[-1] if drills else None,

@@ -51,6 +51,8 @@ def backup() -> dict[str, Any]:
         "files": "2026-11-28T02:12:00Z",
         "dump": "2026-11-22T03:31:00Z",
         "verify": "2026-11-28T04:20:00Z",
+        "prune": "2026-11-28T05:14:00Z",
+        "copy": "2026-11-28T05:55:00Z",
     }
     return {
         "created_at": "2026-10-01T09:00:00Z",
@@ -58,6 +60,7 @@ def backup() -> dict[str, Any]:
         "last": {kind: {"ended": at, "ok": True, "error": None} for kind, at in ended.items()},
         "good": ended,
         "log_reaches": "2026-11-28T11:55:00Z",
+        "second_copy": True,
         "drill": {
             "at": "2026-11-22T06:12:00Z",
             "ok": True,

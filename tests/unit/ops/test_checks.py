@@ -95,6 +95,7 @@ BROKEN: dict[str, tuple[str, Break]] = {
         "log: The log has a gap between A and B. Type: loyalty-backup full")),
     "backups kept": ("site", lambda seen: (
         seen["hosts"]["backup1"]["services"].remove("backup"), state(seen, "backup1").update(backup=None))),
+    "second copy": ("backup1", lambda seen: state(seen, "backup1")["backup"].update(second_copy=False)),
     "restore drill": ("backup1", lambda seen: state(seen, "backup1")["backup"]["drill"].update(
         at="2026-11-19T06:12:00Z")),
     "restore": ("site", lambda seen: seen.update(restore={
@@ -137,10 +138,56 @@ def test_what_a_young_target_has_not_had_time_for_is_no_problem() -> None:
     assert {(finding.check, finding.found) for finding in found(seen)} == {
         ("backup", "the last copy of the database is 216 h old"),
         ("backup", "the last copy of the files is 216 h old"),
+        ("backup", "the last copy of what changed in the database is 216 h old"),
         ("backup", "the last verification of the archives is 216 h old"),
+        ("backup", "the last removal of what need not be kept is 216 h old"),
+        ("backup", "the last second copy is 216 h old"),
+        ("backup", "the last dump of the documents is 216 h old"),
         ("backup", "the archived log ends 12970 min ago: what was written since is on the servers alone"),
         ("restore drill", "its backups were never restored"),
     }
+
+
+@pytest.mark.parametrize(
+    ("kind", "ended", "age"),
+    [
+        ("full", "2026-11-27T09:00:00Z", "27 h"),
+        ("files", "2026-11-27T09:00:00Z", "27 h"),
+        ("verify", "2026-11-27T09:00:00Z", "27 h"),
+        ("prune", "2026-11-27T09:00:00Z", "27 h"),
+        ("copy", "2026-11-27T09:00:00Z", "27 h"),
+        ("dump", "2026-11-20T09:00:00Z", "195 h"),
+    ],
+)
+def test_each_kind_that_is_late_is_told_with_its_remedy(kind: str, ended: str, age: str) -> None:
+    seen = healthy()
+    backup = state(seen, "backup1")["backup"]
+    backup["good"][kind] = backup["last"][kind]["ended"] = ended
+    (finding,) = found(seen)
+    assert finding.check == "backup"
+    assert finding.found.endswith(f"is {age} old")
+    assert f"systemctl start loyalty-backup@{kind}" in finding.remedy
+
+
+def test_a_full_brings_what_changed_as_an_incremental_does() -> None:
+    seen = healthy()
+    backup = state(seen, "backup1")["backup"]
+    backup["good"] |= {"full": "2026-11-28T01:42:00Z", "incremental": "2026-11-27T19:14:00Z"}
+    (finding,) = found(seen)
+    assert finding.found == "the last copy of what changed in the database is 10 h old"
+    backup["good"]["full"] = "2026-11-28T04:42:00Z"
+    assert found(seen) == []
+
+
+def test_a_second_copy_is_late_only_where_there_is_a_place_for_it() -> None:
+    seen = healthy()
+    backup = state(seen, "backup1")["backup"]
+    del backup["good"]["copy"], backup["last"]["copy"]
+    assert [(finding.check, finding.level) for finding in found(seen)] == [("backup", "problem")]
+    backup["second_copy"] = False
+    (finding,) = found(seen)
+    assert (finding.check, finding.level) == ("second copy", "notice")
+    assert "backup_copy_to" in finding.remedy
 
 
 def test_a_failed_backup_is_told_once_with_its_reason() -> None:

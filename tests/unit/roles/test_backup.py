@@ -270,6 +270,7 @@ class TestWhatStatusReads:
 
     def test_a_new_target_has_nothing_yet(self, target: Target) -> None:
         nothing: dict[str, object] = {"alarms": [], "last": {}, "good": {}, "log_reaches": None, "drill": None}
+        nothing["second_copy"] = False
         assert host_state.backup_state(target.root) == {"created_at": "2026-11-01T09:00:00Z", **nothing}
 
     def test_a_folder_that_is_not_mounted_is_an_error(self, tmp_path: Path) -> None:
@@ -298,6 +299,16 @@ class TestWhatStatusReads:
         found = host_state.backup_state(target.root)
         assert found["alarms"] == ["log: The log has a gap. Type: loyalty-backup full"]
         assert found["drill"] == {"ok": True}
+
+    def test_whether_a_second_copy_is_wanted(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+        settings = target.root / "backup.toml"
+        monkeypatch.setattr(host_state, "BACKUP_SETTINGS", settings)
+        settings.write_text("[retention]\ndays = 30\n")
+        assert not host_state.backup_state(target.root)["second_copy"]
+        assert "loyalty-backup-copy.timer" not in host_state.backup_units()
+        settings.write_text('[retention]\ndays = 30\n\n[second_copy]\nto = "/mnt/far"\n')
+        assert host_state.backup_state(target.root)["second_copy"]
+        assert "loyalty-backup-copy.timer" in host_state.backup_units()
 
 
 def test_every_drawn_connection_is_tried_and_ssh_is_not_expected_closed() -> None:
