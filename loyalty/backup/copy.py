@@ -2,7 +2,8 @@
 
 What is there already stays as it is: archives never change, so what changed here was damaged. What is new goes there
 archive by archive, the data first and its manifest after it, so the far side never claims more than it has either. What
-is let go there is decided by the retention over its own manifests: that something is missing here is no reason.
+is let go there is decided by the retention over its own manifests: that something is missing here is no reason. And
+each run compares a part of what is there with what is here.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from loyalty.backup.comparing import Far, compare
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue
-from loyalty.backup.retention import Decision, Policy, decide
+from loyalty.backup.retention import Decision, Key, Policy, decide
 from loyalty.backup.rsync import RsyncError, rsync
 from loyalty.backup.target import hold
 from loyalty.backup.verify import damaged, read_state
 
 _PATIENCE_S: Final = 3600
+_SHOWN: Final = 3  # of many that differ, in a message
 
 _RECORDS: Final = ("history.jsonl", "restore_drills.jsonl", "certificates", "site")
 """What is not an archive: told, proven, and the control machine's folder."""
@@ -34,20 +37,13 @@ class CopyError(BackupError):
     """The second copy is not up to date. What it holds is whole all the same."""
 
 
-class Far(NamedTuple):
-    """Where the second copy is: a folder, or USER@HOST:/FOLDER behind `shell`."""
-
-    location: str
-    shell: str | None = None
-    bytes_per_second: float = 0
-
-
 class Copied(NamedTuple):
-    """What a run has brought, and what it has let go there."""
+    """What a run has brought, what it has let go there, and how much that was there it has compared."""
 
     archives: int
     bytes: int
     gone: int
+    compared: int
 
 
 def begin(target: Target, far: Far) -> None:
@@ -58,12 +54,13 @@ def begin(target: Target, far: Far) -> None:
 def copy(target: Target, far: Far, policy: Policy, *, now: datetime, progress: bool = False) -> Copied:
     """Bring the far side up to date. CopyError says what failed; the next run goes on where this one stopped.
 
-    What was found damaged here stays here.
+    What was found damaged here stays here. CopyError too, when all is done, where something there is not what is here.
     """
     here = read_catalogue(target)
     not_whole = damaged(read_state(target))
     with tempfile.TemporaryDirectory(prefix="loyalty-copy-") as scratch:
         there = _look(target, far, Path(scratch))
+        compared, wrong = _compare(target, far, here, there, not_whole, now)
         new = [one for one in _missing(here, there) if (one.kind, one.id) not in not_whole]
         _copy_slices(target, far, new, progress)
         _copy_files(target, far, here, there, new, progress)
@@ -74,7 +71,9 @@ def copy(target: Target, far: Far, policy: Policy, *, now: datetime, progress: b
             if (target.root / name).exists():
                 _run(far, "", source=f"{target.root}/./{name}", options=("--relative",))
         gone = _let_go(far, _look(target, far, Path(scratch)), policy, now)
-    return Copied(len(new), sum(archive.stored_bytes for archive in new), gone)
+    if wrong is not None:
+        raise wrong
+    return Copied(len(new), sum(archive.stored_bytes for archive in new), gone, compared)
 
 
 def _look(target: Target, far: Far, scratch: Path) -> Catalogue:
@@ -98,6 +97,25 @@ def _look(target: Target, far: Far, scratch: Path) -> Catalogue:
     if _site(fetched) != _site(target):
         raise CopyError(f"{far.location} keeps the backups of {_site(fetched)}, not of {_site(target)}.", _REMEDY)
     return read_catalogue(fetched)
+
+
+def _compare(
+    target: Target, far: Far, here: Catalogue, there: Catalogue, not_whole: frozenset[Key], now: datetime
+) -> tuple[int, CopyError | None]:
+    """How much was compared, and what is wrong there: to be told when all that is new was brought."""
+    try:
+        compared = compare(target, far, here, there, not_whole, now=now)
+    except RsyncError as error:
+        return 0, CopyError(f"What is at {far.location} cannot be read again: {error.reason}.", _REMEDY)
+    if not compared.unlike:
+        return compared.number, None
+    shown = [f"{key} ({path})" for key, path in sorted(compared.unlike.items())[:_SHOWN]]
+    more = f", and {len(compared.unlike) - _SHOWN} more" if len(compared.unlike) > _SHOWN else ""
+    return compared.number, CopyError(
+        f"What is at {far.location} is not what is here: {', '.join(shown)}{more}. All that is new was brought.",
+        "See which one is whole: loyalty-backup verify ID. If it is the one here, the disk there rots: remove that "
+        "archive there, manifest and all, and the next run brings it again.",
+    )
 
 
 def _missing(here: Catalogue, there: Catalogue) -> list[Archive]:

@@ -14,7 +14,8 @@ import msgspec
 from loyalty.backup import files as snapshots
 from loyalty.backup import proof
 from loyalty.backup.command import Tool
-from loyalty.backup.copy import Far, begin
+from loyalty.backup.comparing import Far
+from loyalty.backup.copy import begin
 from loyalty.backup.copy import copy as bring
 from loyalty.backup.errors import BackupError
 from loyalty.backup.files import FilesError, Source
@@ -156,7 +157,9 @@ def copy(tool: Tool, is_new: bool, wants_json: bool) -> None:
     if wants_json:
         click.echo(msgspec.json.encode(copied._asdict()))
     else:
-        click.echo(f"{copied.archives} archives brought, {copied.gone} let go at {far.location}.")
+        click.echo(
+            f"{copied.archives} archives brought, {copied.gone} let go, {copied.compared} compared at {far.location}."
+        )
 
 
 @click.command()

@@ -13,6 +13,7 @@ from typing import Final
 _VANISHED: Final = 24  # something was removed while it looked, as whoever lives there may do
 _FULL: Final = tuple(f"({number})" for number in (errno.ENOSPC, errno.EDQUOT))
 _STALL_SECONDS: Final = 300
+_READING_SECONDS: Final = 3600  # a side that reads says nothing meanwhile
 
 
 class RsyncError(Exception):
@@ -29,26 +30,42 @@ def rsync(*arguments: str, shell: str | None = None, bytes_per_second: float = 0
 
     `shell` is the remote shell, if one is needed. With `progress` it shows on the terminal how far it is.
     """
+    options = [f"--timeout={_STALL_SECONDS}"]
+    if bytes_per_second:
+        options.append(f"--bwlimit={max(int(bytes_per_second) // 1024, 1)}k")
+    if progress:
+        options.append("--info=progress2")
+    _run([*options, *arguments], shell, stdout=None if progress else subprocess.DEVNULL)
+
+
+def differing(*arguments: str, shell: str | None = None) -> list[str]:
+    """The files that rsync would have to send, going by checksums that each side works out of what it reads.
+
+    Nothing is sent. RsyncError as of `rsync`.
+    """
+    options = ("--dry-run", "--checksum", "--out-format=%i %n", f"--timeout={_READING_SECONDS}")
+    changes = (line.partition(" ") for line in _run([*options, *arguments], shell, stdout=subprocess.PIPE).splitlines())
+    # Such as ">f.s......"; where times alone differ it begins with a dot.
+    return [name for change, _, name in changes if change[:2] in ("<f", ">f")]
+
+
+def _run(arguments: Sequence[str], shell: str | None, *, stdout: int | None) -> str:
     # Whole files: what is kept is written once, so there is nothing to build from parts. And rsync 3.2.7 of Debian 12
     # would build from files of --link-dest that its own receiver refuses to open ("failed verification").
-    command = ["rsync", "--recursive", "--times", "--whole-file", f"--timeout={_STALL_SECONDS}"]
+    command = ["rsync", "--recursive", "--times", "--whole-file"]
     if shell is not None:
         command.append(f"--rsh={shell}")
-    if bytes_per_second:
-        command.append(f"--bwlimit={max(int(bytes_per_second) // 1024, 1)}k")
-    if progress:
-        command.append("--info=progress2")
     # With its parent it ends too: an abandoned one would go on writing beside the next.
     command = ["setpriv", "--pdeathsig", "KILL", *command, *arguments]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=None if progress else subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"},
     )
     if done.returncode in (0, _VANISHED):
-        return
+        return (done.stdout or b"").decode(errors="replace")
     said = done.stderr.decode(errors="replace").strip().splitlines()
     reason = said[0] if said else f"rsync ended with {done.returncode}"
     raise RsyncError(reason, is_full=any(mark in line for line in said for mark in _FULL))

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from loyalty.backup.copy import CopyError, Far, begin, copy
+from loyalty.backup.comparing import Far
+from loyalty.backup.copy import CopyError, begin, copy
 from loyalty.backup.manifest import Catalogue, Target, read_catalogue
+from loyalty.backup.repository import Repository
 from loyalty.backup.retention import Policy
-from loyalty.backup.verify import Verifier, note
-from tests.integration.backup.kept import IDENTITY, NOW, PASSPHRASE, Kept, at
+from loyalty.backup.verify import ROUND_DAYS, Verifier, note
+from tests.integration.backup.kept import IDENTITY, NOW, PASSPHRASE, Kept, at, tar_of
 
 POLICY = Policy(days=30, weeks=0, months=0)
 
@@ -71,7 +73,7 @@ def test_the_copy_has_everything_and_can_be_read(kept: Kept, far: Far, tmp_path:
     first, second = sorted(one.id for one in read_catalogue(kept.target).files)
     files = there(tmp_path).files
     assert (files / first / "files" / "file0").samefile(files / second / "files" / "file0")
-    assert copy(kept.target, far, POLICY, now=NOW) == (0, 0, 0)
+    assert copy(kept.target, far, POLICY, now=NOW)[:3] == (0, 0, 0)
 
 
 def test_a_folder_that_is_no_copy_is_refused(kept: Kept, far: Far, tmp_path: Path) -> None:
@@ -97,8 +99,11 @@ def test_what_is_lost_or_rots_here_stays_whole_there(kept: Kept, far: Far, tmp_p
     for segment in (kept.target.repository(at(100).stamp) / "data" / "0").iterdir():
         os.truncate(segment, segment.stat().st_size // 2)
     kept.slice(300, 350)
-    copied = copy(kept.target, far, POLICY, now=NOW)
-    assert (copied.archives, copied.gone) == (1, 0)
+    with pytest.raises(
+        CopyError, match=rf"not what is here: chain/{at(100).stamp} \(data/0/.*All that is new was brought"
+    ):
+        copy(kept.target, far, POLICY, now=NOW)
+    assert len(names(read_catalogue(there(tmp_path)))) == len(before) + 1
     assert set(before) < set(names(read_catalogue(there(tmp_path))))
     assert problems(there(tmp_path)) == []
 
@@ -110,6 +115,71 @@ def test_what_was_found_damaged_does_not_go(kept: Kept, far: Far, tmp_path: Path
     begin(kept.target, far)
     copy(kept.target, far, POLICY, now=NOW)
     assert f"log/{piece.id}" not in names(read_catalogue(there(tmp_path)))
+
+
+def flip(path: Path) -> None:
+    """As a disk does it: size and times stay."""
+    times = path.stat()
+    content = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("kind", ["log", "dump", "files", "chain"])
+def test_what_rots_there_is_told_until_it_was_brought_again(kept: Kept, far: Far, tmp_path: Path, kind: str) -> None:
+    begin(kept.target, far)
+    copy(kept.target, far, POLICY, now=NOW)
+    catalogue = read_catalogue(there(tmp_path))
+    folder = there(tmp_path)
+    piece, dump, snapshot, chain = (
+        catalogue.slices[0], catalogue.dumps[-1], catalogue.files[-1], catalogue.chains[-1])  # fmt: skip
+    rotten, remove = {
+        "log": (folder.slice(piece), [folder.manifest(piece), folder.slice(piece)]),
+        "dump": (folder.dumps / dump.id / "loyalty.members.bson.age", [folder.dumps / dump.id]),
+        "files": (
+            folder.files / snapshot.id / "files" / "file1",
+            [folder.files / snapshot.id, folder.manifest(snapshot)],
+        ),
+        "chain": (
+            max((folder.repository(chain.id) / "data/0").iterdir(), key=os.path.getsize),
+            [folder.chains / chain.id],
+        ),
+    }[kind]
+    flip(rotten)
+    for days in (1, 2):
+        with pytest.raises(CopyError, match=rf"not what is here: {kind}/.*{rotten.name}.*loyalty-backup verify"):
+            copy(kept.target, far, POLICY, now=NOW + timedelta(days=days))
+    for path in remove:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert copy(kept.target, far, POLICY, now=NOW + timedelta(days=3)).archives > 0
+    copy(kept.target, far, POLICY, now=NOW + timedelta(days=4))
+    assert problems(there(tmp_path)) == []
+
+
+def test_all_that_is_there_is_compared_in_time(kept: Kept, far: Far, tmp_path: Path) -> None:
+    begin(kept.target, far)
+    for days in range(3):
+        copy(kept.target, far, POLICY, now=NOW + timedelta(days=days))
+    piece = there(tmp_path).slice(read_catalogue(kept.target).slices[0])
+    flip(piece)
+
+    def is_found(days: int) -> bool:
+        try:
+            copy(kept.target, far, POLICY, now=NOW + timedelta(days=days))
+        except CopyError as error:
+            return piece.name in str(error)
+        return False
+
+    assert any(is_found(days) for days in range(3, 3 + ROUND_DAYS))
+
+
+def test_a_run_that_adds_to_a_chain_here_makes_nothing_there_differ(kept: Kept, far: Far, tmp_path: Path) -> None:
+    begin(kept.target, far)
+    copy(kept.target, far, POLICY, now=NOW)
+    (chain,) = read_catalogue(kept.target).chains[-1:]
+    Repository(kept.target.repository(chain.id), PASSPHRASE).import_tar("unfinished", [tar_of(os.urandom(50_000))])
+    assert copy(kept.target, far, POLICY, now=NOW + timedelta(days=1)).compared > 0
 
 
 def test_the_far_side_lets_go_by_what_it_holds_itself(kept: Kept, far: Far, tmp_path: Path) -> None:
@@ -136,7 +206,8 @@ def test_a_killed_copy_never_claims_more_than_is_there(kept: Kept, tmp_path: Pat
     begin(kept.target, Far(str(folder)))
     program = (
         "import sys; from pathlib import Path; from datetime import datetime;"
-        "from loyalty.backup.copy import Far, copy; from loyalty.backup.manifest import Target;"
+        "from loyalty.backup.comparing import Far; from loyalty.backup.copy import copy;"
+        "from loyalty.backup.manifest import Target;"
         "from loyalty.backup.retention import Policy; print('ready', flush=True);"
         "copy(Target(Path(sys.argv[1])), Far(sys.argv[2]), Policy(), now=datetime.fromisoformat(sys.argv[3]))"
     )
