@@ -5,9 +5,10 @@
     dumps/<id>/manifest.json                     written last
 
 It is read from a secondary by snapshot reads of one cluster time, so the database as a whole is as it was at that
-moment, while writers go on. A server keeps that moment for `minSnapshotHistoryWindowInSeconds`, 5 minutes unless it is
-told otherwise: a database that takes longer is dumped from the archives, restored on this host. Capped collections have
-no snapshots and are left out, by name; the application has none.
+moment, while writers go on. A server keeps that moment for `minSnapshotHistoryWindowInSeconds`, 5 minutes: a database
+that takes longer is dumped from the archives, restored on this host as for a drill. To have the servers keep it for
+longer instead would cost every member of the set history in its cache and on its disk all week, for an hour of it.
+Capped collections have no snapshots and are left out, by name; the application has none.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class DumpError(BackupError):
     """There is no dump, or it cannot be loaded."""
 
 
+class NotKept(DumpError):
+    """No server keeps a moment for as long as a dump takes. The archives do."""
+
+
 class Dumped(NamedTuple):
     """A dump, and the collections that it has not."""
 
@@ -86,7 +91,7 @@ class _Collection(NamedTuple):
 
 
 def dump(settings: Settings, target: Target, *, progress: Progress = lambda step, done, whole: None) -> Dumped:
-    """Dump the replica set as of now. DumpError when it takes longer than the server keeps that moment."""
+    """Dump the replica set as of now. NotKept when it takes longer than the server keeps that moment."""
     with hold(target, "A dump"):
         remove(leftovers(target))
         for _ in range(_ATTEMPTS):
@@ -103,7 +108,7 @@ def dump(settings: Settings, target: Target, *, progress: Progress = lambda step
                         break
                     if error.code != _CHANGED:
                         raise
-    raise DumpError(
+    raise NotKept(
         f"{standing.member.address} did not keep the moment of the dump until it was over, or collections were "
         "made or dropped meanwhile, again and again.",
         "Dump without the servers: loyalty-backup dump --from-archives",

@@ -11,8 +11,8 @@ import msgspec
 from loyalty.backup import extract as parts
 from loyalty.backup.archives_cli import as_json
 from loyalty.backup.command import Tool
+from loyalty.backup.dump import Dumped, NotKept, dump_from_archives
 from loyalty.backup.dump import dump as take
-from loyalty.backup.dump import dump_from_archives
 from loyalty.backup.dump import load as load_into
 from loyalty.backup.errors import BackupError
 from loyalty.backup.export import export as as_mongodump
@@ -21,7 +21,7 @@ from loyalty.backup.raw import documents
 from loyalty.backup.records import noted
 from loyalty.backup.restore import STEPS
 from loyalty.backup.restore_cli import Moment, step_progress
-from loyalty.backup.settings import read_secret
+from loyalty.backup.settings import Settings, read_secret
 from loyalty.backup.target import open_target
 from loyalty.backup.verify import read_on_arrival
 
@@ -31,14 +31,14 @@ from loyalty.backup.verify import read_on_arrival
 @as_json
 @click.pass_obj
 def dump(tool: Tool, from_archives: bool, wants_json: bool) -> None:
-    """Write every document, as of one moment, in a format that does not depend on MongoDB's files."""
+    """Write every document, as of one moment, in a format that does not depend on MongoDB's files.
+
+    From a server; from the archives where no server keeps a moment for as long as that takes (5 minutes).
+    """
     settings = tool.settings
     target = open_target(settings)
     with noted(target, "dump") as outcome:
-        if from_archives:
-            made = dump_from_archives(settings, target, progress=step_progress((*STEPS, "dump")))
-        else:
-            made = take(settings, target, progress=step_progress(("dump",)))
+        made = _taken_from_archives(settings, target) if from_archives else _taken(settings, target)
         read_on_arrival(settings, target, [made.archive])
         outcome.id = made.archive.id
         outcome.bytes = made.archive.stored_bytes
@@ -135,6 +135,18 @@ def beside(tool: Tool, file: Path, collection: str, uri_file: Path) -> None:
 
 
 COMMANDS: tuple[click.Command, ...] = (dump, load, export, extract, beside)
+
+
+def _taken(settings: Settings, target: Target) -> Dumped:
+    try:
+        return take(settings, target, progress=step_progress(("dump",)))
+    except NotKept as error:
+        click.echo(f"{error.problem} It is taken from the archives instead.", err=True)
+    return _taken_from_archives(settings, target)
+
+
+def _taken_from_archives(settings: Settings, target: Target) -> Dumped:
+    return dump_from_archives(settings, target, progress=step_progress((*STEPS, "dump")))
 
 
 def _dump(target: Target, id: str) -> Archive:

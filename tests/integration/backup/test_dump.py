@@ -18,6 +18,7 @@ from loyalty.backup.dump import DumpError, dump, dump_from_archives, load
 from loyalty.backup.manifest import read_catalogue
 from loyalty.backup.oplog import archive_log
 from loyalty.backup.physical import full
+from loyalty.backup.records import alarms
 from loyalty.backup.restore import restore
 from loyalty.backup.scratch import Client, Scratch
 from loyalty.backup.sealed import Damaged
@@ -194,6 +195,25 @@ def test_a_moment_that_the_server_has_not_kept(site: Site, shop: Client) -> None
         shop.admin.command("setParameter", 1, minSnapshotHistoryWindowInSeconds=300)
     found = read_catalogue(site.target).dumps
     assert len(list(site.target.dumps.iterdir())) == len(found)
+
+
+def test_where_no_server_keeps_the_moment_the_dump_is_taken_from_the_archives(site: Site, shop: Client) -> None:
+    """As its timer does it: a week without a dump is no answer to a database that has grown."""
+    full(site.settings, site.target)
+    shop.shop.orders.insert_many([{"till": 0, "number": number} for number in range(100)])
+    archive_log(site.settings, site.target)
+    until = read_catalogue(site.target).slices[-1].to
+    shop.admin.command("setParameter", 1, minSnapshotHistoryWindowInSeconds=0)
+    try:
+        with writing(shop):
+            runs = (site.run("dump") for _ in range(20))
+            done = next(run for run in runs if "from the archives" in run.stderr)
+    finally:
+        shop.admin.command("setParameter", 1, minSnapshotHistoryWindowInSeconds=300)
+    assert done.returncode == 0, done.stderr
+    assert until in {dump.to for dump in read_catalogue(site.target).dumps}
+    assert alarms(site.target) == {}
+    assert not site.settings.drill.directory.exists()
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
