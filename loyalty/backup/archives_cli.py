@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -54,14 +55,20 @@ def incremental(tool: Tool, wants_json: bool) -> None:
 
 @click.command()
 @click.option("--follow", "goes_on", is_flag=True, help="Go on until told to stop (SIGTERM).")
+@click.option(
+    "--metrics",
+    "metrics_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --follow: replace this file each minute, as `metrics --output` does.",
+)
 @as_json
 @click.pass_obj
-def log(tool: Tool, goes_on: bool, wants_json: bool) -> None:
+def log(tool: Tool, goes_on: bool, metrics_file: Path | None, wants_json: bool) -> None:
     """Archive what is new in the database's log."""
     settings = tool.settings
     target = open_target(settings)
     if goes_on:
-        follow(settings, target)
+        follow(settings, target, metrics_file=metrics_file)
     else:
         _show(archive_what_is_new(settings, target), wants_json)
 

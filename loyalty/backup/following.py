@@ -6,10 +6,13 @@ it is there, nothing that happens could be restored. What was lost in between st
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
+from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
@@ -17,6 +20,7 @@ from loyalty.backup import physical
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Archive, Target
 from loyalty.backup.merging import merge_hours
+from loyalty.backup.metrics import write_metrics
 from loyalty.backup.oplog import Diverged, Gap, Narrow, archive_log, require_window
 from loyalty.backup.records import clear_alarm, noted, raise_alarm
 from loyalty.backup.settings import Settings
@@ -24,6 +28,7 @@ from loyalty.backup.target import Busy
 from loyalty.backup.verify import read_on_arrival
 
 _AFTER_FAILURE_S = 15
+_METRICS_EVERY_S = 60
 
 
 def archive_what_is_new(settings: Settings, target: Target) -> list[Archive]:
@@ -66,16 +71,18 @@ def _watch_window(settings: Settings, target: Target) -> None:
         clear_alarm(target, "window")
 
 
-def follow(settings: Settings, target: Target) -> None:
+def follow(settings: Settings, target: Target, *, metrics_file: Path | None = None) -> None:
     """Archive the log every `log.every_seconds` until SIGTERM or SIGINT; the slice that is being written is finished.
 
-    While all is well only failures go into the history: a line every few seconds would bury them.
+    While all is well only failures go into the history: a line every few seconds would bury them. Metrics are written
+    each minute: other runs write them when they end, and this one does not.
     """
     told_to_stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told_to_stop.set())
     is_well = False
     said = ""
+    measured_at = -math.inf
     while not told_to_stop.is_set():
         try:
             if is_well:
@@ -92,4 +99,8 @@ def follow(settings: Settings, target: Target) -> None:
             if str(error) != said:
                 said = str(error)
                 sys.stderr.write(f"{said}\n")
+        if metrics_file is not None and time.monotonic() >= measured_at + _METRICS_EVERY_S:
+            measured_at = time.monotonic()
+            with suppress(OSError):  # whoever reads them sees that they are old
+                write_metrics(target, metrics_file)
         told_to_stop.wait(settings.log.every_seconds if is_well else max(settings.log.every_seconds, _AFTER_FAILURE_S))

@@ -19,8 +19,8 @@ from loyalty.backup.copy import begin
 from loyalty.backup.copy import copy as bring
 from loyalty.backup.errors import BackupError
 from loyalty.backup.files import FilesError, Source
-from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue, write_whole
-from loyalty.backup.metrics import as_text
+from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
+from loyalty.backup.metrics import as_text, write_metrics
 from loyalty.backup.plan import parse_moment
 from loyalty.backup.pruning import prune as remove
 from loyalty.backup.records import noted
@@ -171,12 +171,10 @@ def copy(tool: Tool, is_new: bool, wants_json: bool) -> None:
 @click.pass_obj
 def metrics(tool: Tool, output: Path | None) -> None:
     """How the backups stand, for Prometheus."""
-    text = as_text(status(tool.target, system_clock()))
     if output is None:
-        click.echo(text, nl=False)
+        click.echo(as_text(status(tool.target, system_clock())), nl=False)
     else:
-        write_whole(output, text)
-        output.chmod(0o644)
+        write_metrics(tool.target, output)
 
 
 COMMANDS: tuple[click.Command, ...] = (files, verify, prune, copy, metrics)

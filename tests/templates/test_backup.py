@@ -100,7 +100,7 @@ def test_the_log_may_be_archived_all_the_time(system: str, tmp_path: Path) -> No
     )
     assert load_settings(file).log.every_seconds == 5
     unit = render("backup/templates/loyalty-backup-log.service.j2", system, backup_log_continuous_enabled=True)
-    assert "log --follow" in unit
+    assert "log --follow --metrics /var/lib/loyalty-backup/metrics/loyalty_backup.prom" in unit
     assert "Restart=always" in unit
     assert "WantedBy" not in render("backup/templates/loyalty-backup-log.service.j2", system)
 

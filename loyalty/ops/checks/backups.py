@@ -48,7 +48,7 @@ def taken(seen: Seen, limits: Limits) -> Iterator[Complaint]:
             if hours > most_hours and backup["last"].get(kind, {"ok": True})["ok"]:
                 yield name, f"the last {what} is {hours:.0f} h old", _words(name, kind)
         minutes = days_since(seen, backup["log_reaches"] or backup["created_at"]) * 1440
-        if minutes > limits.backup_log_minutes:
+        if minutes > (limits.backup_log_continuous_minutes if backup["log_continuous"] else limits.backup_log_minutes):
             yield (
                 name,
                 f"the archived log ends {minutes:.0f} min ago: what was written since is on the servers alone",

@@ -28,6 +28,7 @@ class Limits:
     backup_incremental_hours: int = 9
     backup_dump_days: int = 8
     backup_log_minutes: int = 40
+    backup_log_continuous_minutes: int = 2
     disk_forecast_days: int = 30
 
 

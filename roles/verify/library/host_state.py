@@ -85,6 +85,8 @@ state:
 UPSTREAM = Path("/etc/nginx/loyalty/upstream.conf")
 CERTIFICATES = Path("/etc/loyalty/tls")
 BACKUP_SETTINGS = Path("/etc/loyalty/backup.toml")
+# There where the log of the database is archived all the time, and not by a timer.
+BACKUP_LOG_WANTED = Path("/etc/systemd/system/multi-user.target.wants/loyalty-backup-log.service")
 BRICKS = Path("/run/gluster/vols/loyalty")
 SECRETS = ("/etc/loyalty", "/etc/mongodb", "/etc/redis", "/etc/keepalived")
 UNITS = {
@@ -297,8 +299,7 @@ def balanced_nodes() -> dict[str, str]:
 
 def backup_units() -> tuple[str, ...]:
     """What takes backups: timers, for the log a timer or a service that goes on all the time, and the second copy's."""
-    continuous = Path("/etc/systemd/system/multi-user.target.wants/loyalty-backup-log.service").exists()
-    log = "loyalty-backup-log.service" if continuous else "loyalty-backup-log.timer"
+    log = "loyalty-backup-log.service" if BACKUP_LOG_WANTED.exists() else "loyalty-backup-log.timer"
     return (*UNITS["backup"], log, *(["loyalty-backup-copy.timer"] if has_second_copy() else []))
 
 
@@ -330,6 +331,7 @@ def backup_state(target: Path) -> dict[str, Any]:
         "alarms": alarm.read_text(encoding="utf-8").splitlines() if alarm.exists() else [],
         "last": last,
         "good": good,
+        "log_continuous": BACKUP_LOG_WANTED.exists(),
         "second_copy": has_second_copy(),
         # The last moment that can be restored to; the seconds of a cluster time are its first eight digits.
         "log_reaches": utc(int(max(slices)[:8], 16)) if slices else None,

@@ -344,16 +344,16 @@ def test_a_full_disk_ends_the_slice_and_the_next_run_goes_on(tmp_path: Path, lon
 
 
 def test_following_archives_what_happens_until_it_is_told_to_stop(begun: Site, lone_member: Mongod) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "loyalty.backup", "--settings", str(begun.path), "log", "--follow"],
-        stderr=subprocess.PIPE,
-    )
+    metrics = begun.folder / "loyalty_backup.prom"
+    line = [sys.executable, "-m", "loyalty.backup", "--settings", str(begun.path), "log", "--follow"]
+    process = subprocess.Popen([*line, "--metrics", str(metrics)], stderr=subprocess.PIPE)
     try:
         for number in range(3):
             write(lone_member, number)
             wait_until(
                 partial(_is_archived, begun, number), timeout_s=20, failure=lambda: "what was written is not archived"
             )
+        assert "loyalty_backup_newest_bytes" in metrics.read_text(), "while it goes on, not when it ends"
         process.terminate()
         _, said = process.communicate(timeout=20)
     finally:

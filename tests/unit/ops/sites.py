@@ -60,6 +60,7 @@ def backup() -> dict[str, Any]:
         "last": {kind: {"ended": at, "ok": True, "error": None} for kind, at in ended.items()},
         "good": ended,
         "log_reaches": "2026-11-28T11:55:00Z",
+        "log_continuous": False,
         "second_copy": True,
         "drill": {
             "at": "2026-11-22T06:12:00Z",

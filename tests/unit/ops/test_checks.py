@@ -169,6 +169,16 @@ def test_each_kind_that_is_late_is_told_with_its_remedy(kind: str, ended: str, a
     assert f"systemctl start loyalty-backup@{kind}" in finding.remedy
 
 
+def test_a_log_that_is_archived_all_the_time_is_late_after_minutes() -> None:
+    seen = healthy()
+    backup = state(seen, "backup1")["backup"]
+    backup["log_reaches"] = "2026-11-28T11:57:00Z"
+    assert found(seen) == []
+    backup["log_continuous"] = True
+    (finding,) = found(seen)
+    assert finding.found.startswith("the archived log ends 3 min ago")
+
+
 def test_a_full_brings_what_changed_as_an_incremental_does() -> None:
     seen = healthy()
     backup = state(seen, "backup1")["backup"]

@@ -270,7 +270,7 @@ class TestWhatStatusReads:
 
     def test_a_new_target_has_nothing_yet(self, target: Target) -> None:
         nothing: dict[str, object] = {"alarms": [], "last": {}, "good": {}, "log_reaches": None, "drill": None}
-        nothing["second_copy"] = False
+        nothing |= {"second_copy": False, "log_continuous": False}
         assert host_state.backup_state(target.root) == {"created_at": "2026-11-01T09:00:00Z", **nothing}
 
     def test_a_folder_that_is_not_mounted_is_an_error(self, tmp_path: Path) -> None:
@@ -299,6 +299,14 @@ class TestWhatStatusReads:
         found = host_state.backup_state(target.root)
         assert found["alarms"] == ["log: The log has a gap. Type: loyalty-backup full"]
         assert found["drill"] == {"ok": True}
+
+    def test_whether_the_log_is_archived_all_the_time(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+        wanted = target.root / "loyalty-backup-log.service"
+        monkeypatch.setattr(host_state, "BACKUP_LOG_WANTED", wanted)
+        assert "loyalty-backup-log.timer" in host_state.backup_units()
+        wanted.touch()
+        assert host_state.backup_state(target.root)["log_continuous"]
+        assert "loyalty-backup-log.service" in host_state.backup_units()
 
     def test_whether_a_second_copy_is_wanted(self, target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
         settings = target.root / "backup.toml"
