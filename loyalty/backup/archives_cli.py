@@ -17,7 +17,7 @@ from loyalty.backup import physical
 from loyalty.backup.command import Tool
 from loyalty.backup.following import archive_what_is_new, follow
 from loyalty.backup.manifest import Archive, read_catalogue
-from loyalty.backup.records import noted
+from loyalty.backup.records import Outcome, noted
 from loyalty.backup.settings import Settings
 from loyalty.backup.source import Progress
 from loyalty.backup.status import status as status_of
@@ -94,6 +94,8 @@ def status(tool: Tool, wants_json: bool) -> None:
     if wants_json:
         click.echo(json.dumps(found, default=str))
     else:
+        for run in found["running"]:
+            click.echo(f"{'runs now':12} {run['kind']} since {_when(run['began'])}{_how_far(run)}")
         for kind, newest in found["newest"].items():
             click.echo(f"{kind:12} {_age(newest['age_s']) + ' ago, ' + newest['id'] if newest else 'none'}")
         for span in found["log"]:
@@ -106,6 +108,8 @@ def status(tool: Tool, wants_json: bool) -> None:
         for kind, at in sorted(found["verified"].items()):
             click.echo(f"{'verified':12} {kind} {at}")
         click.echo(f"{'proven':12} {_proven(found['proven'])}")
+        for run in found["recent"]:
+            click.echo(f"{'run':12} {_when(run['began'])}  {run['kind']:12} {_outcome(run)}")
         for sentence in [*found["alarms"].values(), *found["damaged"]]:
             click.echo(f"ALARM: {sentence}")
     if found["alarms"] or found["damaged"]:
@@ -118,7 +122,7 @@ COMMANDS = (init, full, incremental, log, list_archives, status)
 def _take(settings: Settings, kind: str, act: Callable[..., Archive], wants_json: bool) -> None:
     target = open_target(settings)
     with noted(target, kind) as outcome:
-        archive = act(settings, target, progress=_progress())
+        archive = act(settings, target, progress=_progress(outcome))
         read_on_arrival(settings, target, [archive])
         outcome.id = archive.id
         outcome.bytes = archive.stored_bytes
@@ -135,18 +139,19 @@ def _show(archives: Sequence[Archive], wants_json: bool) -> None:
         click.echo(f"{archive.kind:12} {archive.id:36} {sizes}{locked}")
 
 
-def _progress() -> Progress:
-    """A line each few seconds: on a terminal one that changes, in a journal few that stay."""
+def _progress(outcome: Outcome) -> Progress:
+    """For `status`, and a line each few seconds: on a terminal one that changes, in a journal few that stay."""
     on_terminal = sys.stderr.isatty()
     pause = 0.5 if on_terminal else 30
     last = time.monotonic()
 
     def show(done: int, whole: int) -> None:
         nonlocal last
+        outcome.progress(done, whole)
         if time.monotonic() - last < pause and not (on_terminal and done == whole):
             return
         last = time.monotonic()
-        line = f"{done / 1e6:,.0f} of {whole / 1e6:,.0f} MB ({100 * done // max(whole, 1)} %)"
+        line = _megabytes_of(done, whole)
         click.echo(f"\r{line}" if on_terminal else line, err=True, nl=not on_terminal or done == whole)
 
     return show
@@ -161,8 +166,28 @@ def _proven(drill: dict[str, Any] | None) -> str:
     )
 
 
-def _age(seconds: int) -> str:
+def _megabytes_of(done: int, whole: int) -> str:
+    return f"{done / 1e6:,.0f} of {whole / 1e6:,.0f} MB ({100 * done // max(whole, 1)} %)"
+
+
+def _how_far(run: dict[str, Any]) -> str:
+    """In bytes where the run has no steps, else which it is at; nothing where nobody knows."""
+    if run["step"]:
+        return f": {run['step']}" + (f", {100 * run['done'] // run['whole']} %" if run["whole"] else "")
+    return f": {_megabytes_of(run['done'], run['whole'])}" if run["whole"] else ""
+
+
+def _outcome(run: dict[str, Any]) -> str:
+    result = f"{run['bytes'] / 1e6:12,.1f} MB" if run["ok"] else f"FAILED: {run['error']}"
+    return f"{_age(run['took_s']):>8}  {result}"
+
+
+def _when(at: str) -> str:
+    return at.replace("T", " ").replace("Z", " UTC")
+
+
+def _age(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds} s"
+    return f"{seconds:.0f} s"

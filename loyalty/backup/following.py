@@ -38,7 +38,7 @@ def archive_what_is_new(settings: Settings, target: Target) -> list[Archive]:
     except (Gap, Diverged) as problem:
         sys.stderr.write(f"{problem.problem} A new full is taken now.\n")
     with noted(target, "full") as outcome:
-        archive = physical.full(settings, target)
+        archive = physical.full(settings, target, progress=outcome.progress)
         read_on_arrival(settings, target, [archive])
         outcome.id, outcome.bytes = archive.id, archive.stored_bytes
     return _archive(settings, target)

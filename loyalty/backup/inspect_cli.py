@@ -21,6 +21,7 @@ from loyalty.backup.raw import documents
 from loyalty.backup.records import noted
 from loyalty.backup.restore import STEPS
 from loyalty.backup.restore_cli import Moment, step_progress
+from loyalty.backup.running import Tell
 from loyalty.backup.settings import Settings, read_secret
 from loyalty.backup.target import open_target
 from loyalty.backup.verify import read_on_arrival
@@ -38,7 +39,7 @@ def dump(tool: Tool, from_archives: bool, wants_json: bool) -> None:
     settings = tool.settings
     target = open_target(settings)
     with noted(target, "dump") as outcome:
-        made = _taken_from_archives(settings, target) if from_archives else _taken(settings, target)
+        made = (_taken_from_archives if from_archives else _taken)(settings, target, outcome.progress)
         read_on_arrival(settings, target, [made.archive])
         outcome.id = made.archive.id
         outcome.bytes = made.archive.stored_bytes
@@ -137,16 +138,16 @@ def beside(tool: Tool, file: Path, collection: str, uri_file: Path) -> None:
 COMMANDS: tuple[click.Command, ...] = (dump, load, export, extract, beside)
 
 
-def _taken(settings: Settings, target: Target) -> Dumped:
+def _taken(settings: Settings, target: Target, tell: Tell) -> Dumped:
     try:
-        return take(settings, target, progress=step_progress(("dump",)))
+        return take(settings, target, progress=step_progress(("dump",), tell))
     except NotKept as error:
         click.echo(f"{error.problem} It is taken from the archives instead.", err=True)
-    return _taken_from_archives(settings, target)
+    return _taken_from_archives(settings, target, tell)
 
 
-def _taken_from_archives(settings: Settings, target: Target) -> Dumped:
-    return dump_from_archives(settings, target, progress=step_progress((*STEPS, "dump")))
+def _taken_from_archives(settings: Settings, target: Target, tell: Tell) -> Dumped:
+    return dump_from_archives(settings, target, progress=step_progress((*STEPS, "dump"), tell))
 
 
 def _dump(target: Target, id: str) -> Archive:

@@ -19,7 +19,7 @@ from loyalty.backup.copy import begin
 from loyalty.backup.copy import copy as bring
 from loyalty.backup.errors import BackupError
 from loyalty.backup.files import FilesError, Source
-from loyalty.backup.manifest import Archive, Catalogue, ClusterTime, Target, read_catalogue, write_whole
+from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue
 from loyalty.backup.metrics import as_text, write_metrics
 from loyalty.backup.plan import parse_moment
 from loyalty.backup.pruning import prune as remove

@@ -15,6 +15,7 @@ from pymongo.errors import PyMongoError
 
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Target, write_whole
+from loyalty.backup.running import Tell, told
 from loyalty.backup.target import Busy
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -35,24 +36,33 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """What it added to the target."""
     error: str | None = None
 
+    @property
+    def took_s(self) -> float:
+        """In seconds, whole ones."""
+        began, ended = (datetime.fromisoformat(at.replace("Z", "+00:00")) for at in (self.began, self.ended))
+        return (ended - began).total_seconds()
+
 
 class Outcome:
-    """What a run has to say of itself when it succeeds."""
+    """What a run has to say of itself: how far it is, and when it succeeds."""
 
     id: str | None = None
     bytes: int = 0
 
+    def __init__(self, progress: Tell) -> None:
+        self.progress = progress
+
 
 @contextmanager
 def noted(target: Target, kind: str) -> Iterator[Outcome]:
-    """A run of that kind: a line in the history, and an alarm that stands from a failure until the next success.
+    """A run of that kind: told while it goes on, then a line in the history, and an alarm that stands from a failure
+    until the next success.
 
     That another run was writing is neither.
     """
-    outcome = Outcome()
     began = _now()
 
-    def note(error: str | None) -> None:
+    def note(outcome: Outcome, error: str | None) -> None:
         note_run(
             target,
             Run(
@@ -60,19 +70,21 @@ def noted(target: Target, kind: str) -> Iterator[Outcome]:
             ),
         )
 
-    try:
-        yield outcome
-    except Busy:
-        raise
-    except (BackupError, PyMongoError, OSError) as error:
-        with suppress(OSError):  # a full disk is the likeliest reason of all, and must not hide itself
-            raise_alarm(
-                target, kind, error if isinstance(error, BackupError) else BackupError(f"{error}.", "Try again.")
-            )
-            note(str(error))
-        raise
-    note(None)
-    clear_alarm(target, kind)
+    with told(target, kind, began) as progress:
+        outcome = Outcome(progress)
+        try:
+            yield outcome
+        except Busy:
+            raise
+        except (BackupError, PyMongoError, OSError) as error:
+            with suppress(OSError):  # a full disk is the likeliest reason of all, and must not hide itself
+                raise_alarm(
+                    target, kind, error if isinstance(error, BackupError) else BackupError(f"{error}.", "Try again.")
+                )
+                note(outcome, str(error))
+            raise
+        note(outcome, None)
+        clear_alarm(target, kind)
 
 
 def note_run(target: Target, run: Run) -> None:

@@ -21,6 +21,7 @@ from loyalty.backup.plan import parse_moment, windows
 from loyalty.backup.records import noted
 from loyalty.backup.restore import STEPS, Progress
 from loyalty.backup.restore import restore as restore_moment
+from loyalty.backup.running import Tell
 from loyalty.backup.target import open_target
 from loyalty.infra.clock import system_clock
 
@@ -97,7 +98,7 @@ def drill(tool: Tool, wants_json: bool) -> None:
     settings = tool.settings
     target = open_target(settings)
     with noted(target, "drill") as outcome:
-        found = run_drill(settings, target, now=system_clock(), progress=step_progress(DRILL_STEPS))
+        found = run_drill(settings, target, now=system_clock(), progress=step_progress(DRILL_STEPS, outcome.progress))
         outcome.id = found.id
         if wants_json:
             click.echo(msgspec.json.encode(found))
@@ -127,13 +128,15 @@ def certificate(tool: Tool, file: IO[bytes], public_key: str | None) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
 
 
-def step_progress(steps: tuple[str, ...]) -> Progress:
-    """A line for each step, and on a terminal how far it is."""
+def step_progress(steps: tuple[str, ...], tell: Tell | None = None) -> Progress:
+    """A line for each step, and on a terminal how far it is. `tell` says it to `status`."""
     on_terminal = sys.stderr.isatty()
     last = 0.0
 
     def show(step: str, done: int, whole: int) -> None:
         nonlocal last
+        if tell is not None:
+            tell(done, whole, step=step)
         where = f"{steps.index(step) + 1}/{len(steps)} {step}"
         if not whole:
             click.echo(f"\n{where}" if on_terminal else where, err=True, nl=not on_terminal)

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from loyalty.backup.manifest import Archive, Target, read_catalogue
 from loyalty.backup.proof import last_proven
-from loyalty.backup.records import alarms, runs
+from loyalty.backup.records import Run, alarms, runs
 from loyalty.backup.room import outlook
+from loyalty.backup.running import under_way
 from loyalty.backup.target import free_bytes
 from loyalty.backup.verify import State, read_state
 
+_RECENT: Final = 8
+
 
 def status(target: Target, now: datetime) -> dict[str, Any]:
-    """The newest of each kind, how far the log reaches, the last run of each command, when each kind was last verified,
-    which restore was proven last, when the target will be full, and the alarms. Ages in seconds."""
+    """The newest of each kind, how far the log reaches, what runs now, the last runs, and of each command the last one,
+    when each kind was last verified, which restore was proven last, when the target will be full, and the alarms. Ages
+    in seconds."""
     catalogue = read_catalogue(target)
     fulls = [archive for archive in catalogue.physical if archive.kind == "full"]
     incrementals = [archive for archive in catalogue.physical if archive.kind == "incremental"]
     future = outlook(target, now=now)
-    last_runs = {run.kind: run for run in runs(target)}
+    history = list(runs(target))
+    last_runs = {run.kind: run for run in history}
     spans = catalogue.spans
     proven = last_proven(target)
     return {
@@ -53,8 +58,15 @@ def status(target: Target, now: datetime) -> dict[str, Any]:
             "growth_bytes_per_day": future.growth_per_day if future else None,
             "full_at": future.full_at if future else None,
         },
+        "running": [msgspec.to_builtins(run) for run in under_way(target)],
+        "recent": [{**msgspec.to_builtins(run), "took_s": run.took_s} for run in _worth_telling(history)[-_RECENT:]],
         "runs": {kind: msgspec.to_builtins(run) for kind, run in last_runs.items()},
     }
+
+
+def _worth_telling(history: Sequence[Run]) -> list[Run]:
+    """The log is archived so often that it would leave no room for others."""
+    return [run for run in history if run.kind != "log" or not run.ok]
 
 
 def _verified(state: State) -> dict[str, str]:

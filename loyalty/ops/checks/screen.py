@@ -11,6 +11,7 @@ from loyalty.ops.checks.seen import (
     address_holders,
     days_since,
     hosts_of,
+    instant,
     lease_holder,
     primary,
     redis_masters,
@@ -36,6 +37,8 @@ COLUMNS = {
     "monitoring": "watch",
 }
 ABSENT = "·"
+_RUNS = 3
+"""So many runs of backups are told one by one, besides how old each kind is."""
 
 
 def screen(seen: Seen, findings: Sequence[Finding]) -> str:
@@ -119,6 +122,7 @@ def numbers(seen: Seen) -> list[str]:
         ("Clocks", _clocks(seen)),
         ("Ledger", _ledger(seen)),
         ("Backups", _backups(seen)),
+        ("Backup runs", _backup_runs(seen)),
         ("Drills", _drills(seen)),
     ]
     lines = []
@@ -237,6 +241,34 @@ def _backups(seen: Seen) -> str:
             parts.append(f"log until {_ago(seen, backup['log_reaches'])}")
         parts = [f"on {name}: {' · '.join(parts) or 'none yet'}"]
     return " · ".join(parts)
+
+
+def _backup_runs(seen: Seen) -> str:
+    """What is taken now and how far it is, and how the last runs went."""
+    parts = []
+    for _, state in states(seen):
+        backup = state["backup"]
+        if not backup or "error" in backup:
+            continue
+        for run in backup["running"]:
+            minutes = days_since(seen, run["began"]) * 1440
+            step = f", at {run['step']}" if run["step"] else ""
+            share = f", {100 * run['done'] // run['whole']} %" if run["whole"] else ""
+            parts.append(f"{run['kind']} runs for {minutes:.0f} min{step}{share}")
+        for run in backup["recent"][-_RUNS:]:
+            took = (instant(run["ended"]) - instant(run["began"])).total_seconds()
+            size = f"{_size(run['bytes'])} in " if run["bytes"] else ""
+            result = f", {size}{_duration(took)}" if run["ok"] else " FAILED"
+            parts.append(f"{run['kind']} {_ago(seen, run['ended'])}{result}")
+    return " · ".join(parts)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _ago(seen: Seen, at: str) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import calendar
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from pwd import getpwuid
 from typing import Any
@@ -122,6 +124,8 @@ READS = {
 }
 # How much of a history is read, from its end: weeks.
 TAIL_BYTES = 4_000_000
+# So many runs of backups are told one by one; of the log, which is archived all the time, those that failed.
+RECENT = 5
 # File systems settle their times in ticks, and a role writes files and starts the unit in one go.
 TICK_SECONDS = 2.0
 
@@ -319,7 +323,8 @@ def backup_state(target: Path) -> dict[str, Any]:
         return {"error": str(error)}
     last: dict[str, Any] = {}
     good: dict[str, str] = {}
-    for run in tail(target / "history.jsonl"):
+    history = tail(target / "history.jsonl")
+    for run in history:
         last[run["kind"]] = {name: run.get(name) for name in ("ended", "ok", "error")}
         if run["ok"]:
             good[run["kind"]] = run["ended"]
@@ -331,12 +336,27 @@ def backup_state(target: Path) -> dict[str, Any]:
         "alarms": alarm.read_text(encoding="utf-8").splitlines() if alarm.exists() else [],
         "last": last,
         "good": good,
+        "running": under_way(target),
+        "recent": [run for run in history if run["kind"] != "log" or not run["ok"]][-RECENT:],
         "log_continuous": BACKUP_LOG_WANTED.exists(),
         "second_copy": has_second_copy(),
         # The last moment that can be restored to; the seconds of a cluster time are its first eight digits.
         "log_reaches": utc(int(max(slices)[:8], 16)) if slices else None,
         "drill": drills[-1] if drills else None,
     }
+
+
+def under_way(target: Path) -> list[dict[str, Any]]:
+    """The runs that go on, each of which holds a file of its own (loyalty/backup/running.py)."""
+    found = []
+    for path in sorted(target.glob(".running.*")):
+        with path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with suppress(ValueError):
+                    found.append(json.loads(file.read()))
+    return found
 
 
 def tail(file: Path) -> list[dict[str, Any]]:

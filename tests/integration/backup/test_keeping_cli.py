@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from loyalty.backup.certificate import Certificate
 from loyalty.backup.cli import main
 from loyalty.backup.manifest import Target, read_catalogue
-from loyalty.backup.records import alarms, append_line, runs
+from loyalty.backup.records import Run as Ran
+from loyalty.backup.records import alarms, append_line, note_run, noted, runs
 from loyalty.backup.space import Sample
 from loyalty.files.store import BlobStore
 from tests.integration.backup.kept import IDENTITY, PASSPHRASE, Kept, at, marker
@@ -283,6 +285,32 @@ def test_a_copy_on_the_disk_of_what_it_copies_is_refused_unless_told(kept: Kept,
     settings.write_text(told)
     assert run("copy", "--init").exit_code == 0
     assert alarms(kept.target) == {}
+
+
+def test_status_says_what_runs_and_what_ran(kept: Kept, run: Run) -> None:
+    def ran(kind: str, minute: int, *, error: str | None = None) -> None:
+        began, ended = (f"2026-11-28T0{hour}:{minute:02}:00Z" for hour in (1, 2))
+        note_run(
+            kept.target,
+            Ran(kind=kind, began=began, ended=ended, ok=error is None, bytes=1_500_000, error=error),
+        )
+
+    ran("incremental", 0)
+    ran("prune", 1, error="It is full. Make room.")
+    for minute in range(2, 50):
+        ran("log", minute)
+    with noted(kept.target, "full") as outcome, noted(kept.target, "drill") as drill:
+        outcome.progress(1_200_000_000, 2_700_000_000)
+        drill.progress(3, 4, step="verify")
+        said = run("status").output
+        found = json.loads(run("status", "--json").output)
+    assert re.search(r"runs now     drill since 20\d\d-.* UTC: verify, 75 %\n", said)
+    assert re.search(r"runs now     full since 20\d\d-.* UTC: 1,200 of 2,700 MB \(44 %\)\n", said)
+    assert "run          2026-11-28 01:00:00 UTC  incremental     1.0 h           1.5 MB\n" in said
+    assert "run          2026-11-28 01:01:00 UTC  prune           1.0 h  FAILED: It is full. Make room.\n" in said
+    assert [(one["kind"], one["done"]) for one in found["running"]] == [("drill", 3), ("full", 1_200_000_000)]
+    assert [(one["kind"], one["ok"]) for one in found["recent"]] == [("incremental", True), ("prune", False)]
+    assert "runs now" not in run("status").output
 
 
 def test_metrics_are_what_prometheus_reads(kept: Kept, run: Run, tmp_path: Path) -> None:

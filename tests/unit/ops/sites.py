@@ -60,6 +60,15 @@ def backup() -> dict[str, Any]:
         "last": {kind: {"ended": at, "ok": True, "error": None} for kind, at in ended.items()},
         "good": ended,
         "log_reaches": "2026-11-28T11:55:00Z",
+        "running": [],
+        "recent": [
+            {"kind": kind, "began": f"{at[:14]}00:00Z", "ended": at, "ok": True, "bytes": size, "error": None}
+            for kind, at, size in (
+                ("prune", ended["prune"], 0),
+                ("copy", ended["copy"], 1_700_000_000),
+                ("incremental", ended["incremental"], 271_000_000),
+            )
+        ],
         "log_continuous": False,
         "second_copy": True,
         "drill": {

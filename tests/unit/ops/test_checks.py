@@ -444,6 +444,22 @@ class TestScreen:
         cut_power(seen, "db3")
         assert "copies on db1\n" in screen(seen, [])
 
+    def test_says_what_is_backed_up_now_and_how_the_last_runs_went(self) -> None:
+        seen = healthy()
+        backup = state(seen, "backup1")["backup"]
+        backup["running"] = [
+            {"kind": "full", "began": "2026-11-28T11:48:00Z", "step": "", "done": 1200, "whole": 2700},
+            {"kind": "drill", "began": "2026-11-28T11:58:00Z", "step": "verify", "done": 0, "whole": 0},
+        ]
+        backup["recent"].append(
+            {"kind": "files", "began": "2026-11-28T11:20:00Z", "ended": "2026-11-28T11:20:09Z", "ok": False,
+             "bytes": 0, "error": "no room"}
+        )  # by hand: a line of the history  # fmt: skip
+        said = " ".join(screen(seen, []).split())
+        assert "full runs for 12 min, 44 % · drill runs for 2 min, at verify" in said
+        assert "copy 6 h ago, 1.7 GB in 55 min · incremental 5 h ago, 271.0 MB in 14 min" in said
+        assert "files 40 min ago FAILED" in said
+
     def test_shows_each_problem_with_its_remedy(self) -> None:
         seen = healthy()
         stop(seen, "box1", "nginx")

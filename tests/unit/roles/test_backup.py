@@ -270,7 +270,7 @@ class TestWhatStatusReads:
 
     def test_a_new_target_has_nothing_yet(self, target: Target) -> None:
         nothing: dict[str, object] = {"alarms": [], "last": {}, "good": {}, "log_reaches": None, "drill": None}
-        nothing |= {"second_copy": False, "log_continuous": False}
+        nothing |= {"second_copy": False, "log_continuous": False, "running": [], "recent": []}
         assert host_state.backup_state(target.root) == {"created_at": "2026-11-01T09:00:00Z", **nothing}
 
     def test_a_folder_that_is_not_mounted_is_an_error(self, tmp_path: Path) -> None:
