@@ -97,7 +97,7 @@ def status(tool: Tool, wants_json: bool) -> None:
         for run in found["running"]:
             click.echo(f"{'runs now':12} {run['kind']} since {_when(run['began'])}{_how_far(run)}")
         for kind, newest in found["newest"].items():
-            click.echo(f"{kind:12} {_age(newest['age_s']) + ' ago, ' + newest['id'] if newest else 'none'}")
+            click.echo(f"{kind:12} {_told(newest) if newest else 'none'}")
         for span in found["log"]:
             click.echo(f"every second {span['from']:%F %T} to {span['to']:%F %T} UTC, {span['slices']} slices")
         full_at = found["forecast"]["full_at"]
@@ -164,6 +164,11 @@ def _proven(drill: dict[str, Any] | None) -> str:
         f"{_age(drill['age_s'])} ago, {drill['id']}, in {drill['rto_seconds']:,.0f} s; "
         f"the last {drill['rpo_seconds']:,.0f} s would have been lost"
     )
+
+
+def _told(newest: dict[str, Any]) -> str:
+    locked = f", locked {newest['locked_s']:.2f} s" if newest["locked_s"] else ""
+    return f"{_age(newest['age_s'])} ago, {newest['id']}{locked}"
 
 
 def _megabytes_of(done: int, whole: int) -> str:

@@ -33,12 +33,15 @@ def as_text(found: dict[str, Any]) -> bytes:
     size = gauge("newest_bytes", "Size of what the newest archive of a kind holds.", "kind")
     stored = gauge("newest_stored_bytes", "What the newest archive of a kind added to the target.", "kind")
     took = gauge("newest_duration_seconds", "How long it took to take the newest archive of a kind.", "kind")
+    locked = gauge("newest_locked_seconds", "How long the member took no writes for the newest copy of a kind.", "kind")
     for kind, archive in found["newest"].items():
         if archive is not None:
             newest.labels(kind).set(_seconds(archive["at"]))
             size.labels(kind).set(archive["bytes"])
             stored.labels(kind).set(archive["stored_bytes"])
             took.labels(kind).set(archive["took_s"])
+            if kind in ("full", "incremental"):
+                locked.labels(kind).set(archive["locked_s"])
     last = gauge("run_timestamp_seconds", "When the last run of a command ended.", "command")
     ok = gauge("run_ok", "Whether the last run of a command succeeded.", "command")
     for command, run in found["runs"].items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -314,5 +315,7 @@ def test_the_program_says_what_it_took(site: Site) -> None:
     assert read_manifest(site.target.manifest(archive)) == archive
     status = site.run("status")
     assert status.returncode == 0
-    assert archive.id in status.stdout
+    assert re.search(rf"full .* ago, {archive.id}, locked {archive.locked_s:.2f} s\n", status.stdout)
+    assert f'loyalty_backup_newest_locked_seconds{{kind="full"}} {archive.locked_s}\n' in site.run("metrics").stdout
+    assert archive.locked_s > 0
     assert archive.to > ClusterTime(0, 0)
