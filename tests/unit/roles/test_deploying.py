@@ -90,7 +90,7 @@ def test_of_many_who_come_at_once_one_gets_the_lock(tmp_path: Path) -> None:
 
 def test_a_module_that_is_done_keeps_no_file_locked(tmp_path: Path) -> None:
     """Mitogen runs the next module in the same process."""
-    module = load(APP / "library" / "deploy_lock.py")
+    module = load("roles/app/library/deploy_lock.py")
     with pytest.raises(SystemExit), module.alone(tmp_path):
         raise SystemExit  # as exit_json does
     descriptor = os.open(tmp_path, os.O_RDONLY)
