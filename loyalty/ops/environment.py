@@ -45,12 +45,14 @@ def install(locks: list[str]) -> None:
 def tool_environment() -> dict[str, str]:
     """Return the environment for the tools of .venv: found first, configured by this checkout, speaking UTF-8.
 
-    Playbooks are run by Mitogen's strategy, unless ANSIBLE_STRATEGY names another (docs/decisions/0037-mitogen.md).
+    Playbooks are run by Mitogen's strategy, unless ANSIBLE_STRATEGY names another (docs/decisions/0037-mitogen.md), and
+    do not tell operators at each start that it is not Ansible's own.
     """
     mitogen = Path(sysconfig.get_path("purelib")) / "ansible_mitogen"
     return {
         "ANSIBLE_STRATEGY": "mitogen_linear",
         "ANSIBLE_STRATEGY_PLUGINS": str(mitogen / "plugins" / "strategy"),
+        "ANSIBLE_DEPRECATION_WARNINGS": "False",
         **os.environ,
         "PATH": f"{BIN}:{os.environ.get('PATH', '')}:/usr/sbin:/sbin",
         "ANSIBLE_CONFIG": str(CHECKOUT / "ansible.cfg"),
