@@ -134,14 +134,12 @@ def refuse_copy_on_same_disk(settings: Settings) -> None:
     """BackupError when the second copy would die with the first, or with the data. Of another host nobody can say."""
     second = settings.second_copy
     if second is not None and second.to.startswith("/") and not second.allow_same_disk:
-        _refuse_shared(
-            Path(second.to), (settings.target, *settings.data_paths), "allow_same_disk = true in [second_copy]"
-        )
+        _refuse_shared(Path(second.to), (settings.target, *settings.data_paths), "backup_copy_same_disk_enabled")
 
 
 def _refuse_same_disk(settings: Settings) -> None:
     if not settings.allow_same_disk:
-        _refuse_shared(settings.target, settings.data_paths, "allow_same_disk = true")
+        _refuse_shared(settings.target, settings.data_paths, "backup_same_disk_enabled")
 
 
 def _refuse_shared(place: Path, others: Sequence[Path], unless: str) -> None:
@@ -149,7 +147,7 @@ def _refuse_shared(place: Path, others: Sequence[Path], unless: str) -> None:
     for path, names in Disks().shared(place, here).items():
         raise BackupError(
             f"{place} is on the same disk as {path} ({', '.join(sorted(names))}): one broken disk would take both.",
-            f"Mount another disk or a share there, or accept it with {unless}.",
+            f"Mount another disk or a share there, or accept it: {unless}: true in the inventory.",
         )
 
 
