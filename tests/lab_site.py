@@ -75,12 +75,13 @@ class LabSite:
             raise Failure(f"On {host}, `{line}` failed: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    def run_playbook(self, name: str, *, extra: Mapping[str, Any] | None = None, options: Sequence[str] = ()) -> None:
-        """Run a playbook on the site, as its operator does. Failure with the end of what it said."""
+    def run_playbook(self, name: str, *, extra: Mapping[str, Any] | None = None, options: Sequence[str] = ()) -> str:
+        """Run a playbook on the site, as its operator does; what it said. Failure with the end of it."""
         line = command_line(name, self.lab.site, extra=extra, options=options)
         done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
         if done.returncode:
             raise Failure(f"The playbook {name} failed:\n{done.stdout[-3000:]}")
+        return done.stdout
 
     def ask(self, host: str, expression: str, *, port: int = 27017, tls: bool = True) -> Any:
         """What the mongod of a server answers its administrator: `ask("db1", "client.admin.command('hello')")`.

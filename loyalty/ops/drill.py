@@ -4,9 +4,9 @@
 
 They make a sandbox program of their own, so nobody's points are touched, and each earns a point in it, over and over,
 every time with an id of its own, sent again until the answer is definite. DIRECTORY is how they are talked to: they
-make `writing` in it as soon as all of them get answers, and end when somebody puts `failures.json` there, which names
-the failures and when each began and was over (seconds since 1970). Then they account for every answer and print the
-result.
+make `writing` in it as soon as all of them get answers, and when somebody takes it away, again as soon as all of them
+were answered since. They end when somebody puts `failures.json` there, which names the failures and when each began and
+was over (seconds since 1970). Then they account for every answer and print the result.
 """
 
 from __future__ import annotations
@@ -41,6 +41,10 @@ class Writer:
     entries: list[str] = field(default_factory=list)
     told_at: list[float] = field(default_factory=list)
     refused: str = ""
+
+    def was_told_since(self, instant: float) -> bool:
+        """Whether a write was acknowledged after an instant."""
+        return bool(self.told_at) and self.told_at[-1] > instant
 
     def gap_s(self, began: float, ended: float) -> float:
         """The longest time without an acknowledged write that began or ended between two instants."""
@@ -135,12 +139,15 @@ def run(url: str, ca_file: str, api_key: str, directory: Path) -> dict[str, Any]
     ]
     for thread in threads:
         thread.start()
-    failures = directory / "failures.json"
+    failures, writing = directory / "failures.json", directory / "writing"
+    asked_at = time.time()
     while not failures.exists():
         if not directory.exists():
             raise Failure("The drill was broken off.")
-        if all(writer.entries for writer in writers):
-            (directory / "writing").touch()
+        if writing.exists():
+            asked_at = time.time()
+        elif all(writer.was_told_since(asked_at) for writer in writers):
+            writing.touch()
         if refused := next((writer.refused for writer in writers if writer.refused), ""):
             raise Failure(f"{url} refused a write: {refused}", "./appliance status")
         time.sleep(PACE_S)
