@@ -138,8 +138,9 @@ def test_the_failover_drill_moves_the_primary_twice_and_nothing_is_lost(
 ) -> None:
     drills = site.directory / "failover_drills.jsonl"
     with writers.writing():
-        # Planned failovers are held to 1.5 s where nothing else runs on the same cores.
-        site.run_playbook("failover_drill", extra={"mongodb_drill_planned_seconds": 5})
+        # Each single writer is held to 1.5 and 5 s where nothing else runs on the same cores.
+        bounds = {"mongodb_drill_planned_seconds": 5, "mongodb_drill_unplanned_seconds": 10}
+        site.run_playbook("failover_drill", extra=bounds)
     tell(capsys, "planned failover, then a killed primary", writers)
     # A request that would wait longer than its client is told to come again.
     assert [failure for failure in writers.failures if not failure.startswith("503")] == []
@@ -149,7 +150,7 @@ def test_the_failover_drill_moves_the_primary_twice_and_nothing_is_lost(
     assert result["ok"]
     assert result["acknowledged_lost"] == 0 < result["acknowledged"]
     assert 0 < result["planned_gap_seconds"] <= 5
-    assert 0 < result["unplanned_gap_seconds"] <= 5
+    assert 0 < result["unplanned_gap_seconds"] <= 10
     wait_until_whole(ask)
 
 
