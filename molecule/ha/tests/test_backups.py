@@ -62,7 +62,7 @@ def test_what_was_sold_is_archived_seconds_later(site: LabSite) -> None:
 def test_the_second_copy_has_all_that_is_kept(site: LabSite) -> None:
     site.run_on(KEEPER, ["systemctl stop loyalty-backup-log.service"])  # so that both sides stand still
     site.run_on(KEEPER, ["loyalty-backup copy --init"])
-    site.run_on(KEEPER, ["systemctl start loyalty-backup-copy.service"])
+    site.run_on(KEEPER, ["systemctl start loyalty-backup@copy.service"])
     kept = site.run_on(KEEPER, [f"cd /mnt/backup && {ARCHIVES}"])
     assert site.run_on(KEEPER, [f"cd {FAR} && {ARCHIVES}"]) == kept
     assert "chains/" in kept
