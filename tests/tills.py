@@ -118,7 +118,7 @@ class Tills:
                 if time.monotonic() > began + PATIENCE_S:
                     self.failed.append(trouble)
                     break
-                time.sleep(PAUSE_S)
+                time.sleep(PAUSE_S)  # as a client does: what is measured is a client
         client.close()
 
     def _client(self) -> httpx.Client:

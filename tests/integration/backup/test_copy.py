@@ -132,8 +132,7 @@ def test_what_rots_there_is_told_until_it_was_brought_again(kept: Kept, far: Far
     copy(kept.target, far, POLICY, now=NOW)
     catalogue = read_catalogue(there(tmp_path))
     folder = there(tmp_path)
-    piece, dump, snapshot, chain = (
-        catalogue.slices[0], catalogue.dumps[-1], catalogue.files[-1], catalogue.chains[-1])  # fmt: skip
+    piece, dump, snapshot, chain = (catalogue.slices[0], catalogue.dumps[-1], catalogue.files[-1], catalogue.chains[-1])
     rotten, remove = {
         "log": (folder.slice(piece), [folder.manifest(piece), folder.slice(piece)]),
         "dump": (folder.dumps / dump.id / "loyalty.members.bson.age", [folder.dumps / dump.id]),

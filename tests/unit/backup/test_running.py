@@ -24,7 +24,7 @@ from loyalty.backup.manifest import Target; from loyalty.backup.records import n
 with noted(Target(Path(sys.argv[1])), "full") as outcome:
     outcome.progress(1_200, 2_700)
     print("begun", flush=True)
-    time.sleep(60)
+    time.sleep(60)  # the test kills this process long before
 """
 
 
