@@ -99,6 +99,12 @@ class LabSite:
         return json.loads(self.run_on(host, command, input_text=program))
 
 
+def changed(said: str) -> list[str]:
+    """The hosts that a playbook has changed, as its totals show them."""
+    totals = said.split("PLAY RECAP")[1].splitlines()
+    return [line for line in totals if "changed=" in line and "changed=0 " not in line]
+
+
 def new_program(client: httpx.Client, prefix: str) -> str:
     """A key to a new sandbox program of the site that `client` leads to; closes the client."""
     with client:

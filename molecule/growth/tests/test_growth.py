@@ -17,7 +17,7 @@ import yaml
 
 from loyalty.ops.environment import tool_environment
 from loyalty.ops.site import CHECKOUT, Site
-from tests.lab_site import LabSite, new_program
+from tests.lab_site import LabSite, changed, new_program
 from tests.writers import Writers
 
 Hosts = dict[str, dict[str, Any]]
@@ -126,12 +126,6 @@ def test_two_more_join_and_one_of_them_again(site: LabSite, operator: Operator, 
     assert sorted(members(site).values()) == ["PRIMARY", "SECONDARY", "SECONDARY"]
     assert members(site)["box1"] == "SECONDARY"
     assert changed(operator.run("site")) == []
-
-
-def changed(said: str) -> list[str]:
-    """The hosts that a run has changed, as its totals show them."""
-    totals = said.split("PLAY RECAP")[1].splitlines()
-    return [line for line in totals if "changed=" in line and "changed=0 " not in line]
 
 
 COPY = """
