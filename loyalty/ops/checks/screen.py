@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from loyalty.ops.checks.catalogue import Finding, Seen
@@ -226,13 +226,17 @@ def counted(members: int, entries: int, available: Mapping[str, int]) -> str:
     return " · ".join([f"{members:,} members", f"{entries:,} entries", *points])
 
 
+def _kept(seen: Seen) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The hosts that keep backups and could be asked what they keep."""
+    for name, state in states(seen):
+        if state["backup"] and "error" not in state["backup"]:
+            yield name, state["backup"]
+
+
 def _backups(seen: Seen) -> str:
     """How old the newest of each kind is, and when the archived log ends."""
     parts = []
-    for name, state in states(seen):
-        backup = state["backup"]
-        if not backup or "error" in backup:
-            continue
+    for name, backup in _kept(seen):
         for kind in ("full", "incremental", "files", "dump", "verify"):
             if kind in backup["good"]:
                 what = "verified" if kind == "verify" else kind
@@ -246,10 +250,7 @@ def _backups(seen: Seen) -> str:
 def _backup_runs(seen: Seen) -> str:
     """What is taken now and how far it is, and how the last runs went."""
     parts = []
-    for _, state in states(seen):
-        backup = state["backup"]
-        if not backup or "error" in backup:
-            continue
+    for _, backup in _kept(seen):
         for run in backup["running"]:
             minutes = days_since(seen, run["began"]) * 1440
             step = f", at {run['step']}" if run["step"] else ""
