@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loyalty.ops import network
 from loyalty.ops.errors import Refusal
 from loyalty.ops.network import bridge_name, choose_subnet, table_name, taken_networks
 
@@ -70,3 +72,14 @@ def test_routes_addresses_and_name_servers_count_as_taken() -> None:
 def test_names_fit_the_kernel() -> None:
     assert len(bridge_name("abcdef-12ab")) <= 15
     assert table_name("lab-12ab") == "loyalty_lab-12ab"
+
+
+def test_where_no_lab_ever_was_there_is_nothing_to_remove(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`down` before the first `up`, as each rehearsal begins: nftables comes with the first server."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(network, "_FORWARDING", forwarding := tmp_path / "forwarding")
+    monkeypatch.setattr(network, "_FORWARDING_SWITCHED", switched := tmp_path / "switched")
+    switched.touch()
+    network.remove("nosite")
+    assert forwarding.read_text() == "0\n"
+    assert not switched.exists()
