@@ -17,10 +17,13 @@ from loyalty.infra.mongo import connect
 from tests.faults.local import Nodes, end
 from tests.faults.nemesis import Nemesis
 from tests.faults.workload import Tally, Workload, prepare
-from tests.servers import ReplicaSet, wait_until
+from tests.servers import ReplicaSet
 
 MEMBERS = 12
 ENOUGH = 300
+ATTEMPTS = 5
+"""How often a broken build is attacked: what it lacks shows only to a client who asks at the wrong moment, and a busy
+machine has few of them. A sound build is attacked as one, and nothing may be found."""
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +99,10 @@ def test_a_broken_build_is_found_out(
         db = connect(broken.mongods.uri, broken.database, serves_requests=False)
         db.ledger.drop_index("keys")
         db.client.close()
-    workload, _ = attack(broken, [fault] * 3, lasts_s=2, peace_s=1)
-    # However slow it all was: what the build lacks must have had its chance to show.
-    seen = workload.tally
-    wait_until(lambda: len(seen.acknowledged()) > ENOUGH, timeout_s=60, failure=lambda: f"stuck: {seen.answers}")
-    verdict = broken.judge(workload.stage, workload.stop())
-    assert [wrong for wrong in verdict.wrong if complaint in wrong], verdict.wrong[:20]
+    wrong: list[str] = []
+    for _ in range(ATTEMPTS):
+        workload, _ = attack(broken, [fault] * 3, lasts_s=2, peace_s=1)
+        wrong += broken.judge(workload.stage, workload.stop()).wrong
+        if any(complaint in each for each in wrong):
+            return
+    pytest.fail(f"{ATTEMPTS} attacks, and nobody noticed: {wrong[:20]}")
