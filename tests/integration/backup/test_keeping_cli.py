@@ -280,7 +280,7 @@ def test_a_copy_on_the_disk_of_what_it_copies_is_refused_unless_told(kept: Kept,
     done = run("copy", "--init")
     assert done.exit_code == 1
     assert "far is on the same disk as" in done.output
-    assert "second_copy" in alarms(kept.target)["copy"]
+    assert "backup_copy_same_disk_enabled: true" in alarms(kept.target)["copy"]
     assert list((tmp_path / "far").iterdir()) == []
     settings.write_text(told)
     assert run("copy", "--init").exit_code == 0
