@@ -28,6 +28,9 @@ _TOOLS = {
 }
 """Commands that the lab calls, and the package that brings each."""
 
+_LOCKED_S = 600
+"""How long another apt is waited for: a machine that was just switched on often upgrades itself."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -91,7 +94,8 @@ def missing_packages() -> list[str]:
 
 def install_packages(packages: list[str]) -> None:
     """Install packages on this machine with apt; refreshes its lists only when the first try fails."""
-    install = ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
+    install = ["apt-get", f"--option=DPkg::Lock::Timeout={_LOCKED_S}", "install", "--yes", "--no-install-recommends"]
+    install += packages
     quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     try:
         run(install, env=quiet)
