@@ -67,7 +67,8 @@ _SHELL_FILES = "git ls-files -z | xargs -0 grep -lIE '^#!.*[ /](ba)?sh( |$)' -- 
 
 # Vagrant is an offer to developers with a hypervisor; where apt has no such package its file goes unchecked.
 _VAGRANT = (
-    "command -v vagrant || apt-get install --yes --no-install-recommends vagrant || { echo 'not to be had'; exit 0; };"
+    "command -v vagrant || apt-get install --yes --no-install-recommends --option=DPkg::Lock::Timeout=600 vagrant"
+    " || { echo 'not to be had'; exit 0; };"
     " vagrant validate --ignore-provider"
 )
 
