@@ -23,7 +23,7 @@ LEDGER = "sorted((e['_id'], e['hash'].hex()) for e in db.ledger.find({}, {'hash'
 """What `LabSite.ask` is asked for the ids and hashes of all entries."""
 
 _ASK = """
-import json, pymongo
+import bson, json, pymongo
 client = pymongo.MongoClient({options})
 db = client.loyalty
 try:

@@ -10,19 +10,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
+from loyalty.jobs.model import ContinuousJob, PeriodicJob
+from loyalty.jobs.schedule import JOBS
 from tests.lab_site import LabSite
+from tests.oplog import Oplog, Write
 from tests.servers import wait_until
 from tests.tills import Tills
 
 APP = ("box1", "box2")
 DATA = ("db1", "db2", "db3")
 CA = "/etc/loyalty/tls/ca.crt"
+CONTINUOUS = [job.name for job in JOBS if isinstance(job, ContinuousJob)]
+MINUTELY = [job.name for job in JOBS if isinstance(job, PeriodicJob) and job.every == timedelta(minutes=1)]
 
 
 def on(site: LabSite, host: str, *command: str) -> str:
@@ -93,6 +99,80 @@ def show(capsys: pytest.CaptureFixture[str], text: str) -> None:
         sys.stdout.write(f"\n{text}\n")
 
 
+def schedulers(site: LabSite) -> dict[str, str]:
+    """What the process of the jobs says of itself on each node: `working` or `standing by`."""
+    asked = ("systemctl", "show", "--property=StatusText", "--value", "loyalty-jobs.service")
+    return {host: on(site, host, *asked).partition(",")[0] for host in APP}
+
+
+class Jobs:
+    """Who has the lease of the jobs, and all that is written about it and about the jobs from now on."""
+
+    def __init__(self, site: LabSite) -> None:
+        until(lambda: sorted(schedulers(site).values()) == ["standing by", "working"], "no node is the jobs' heir")
+        self._site = site
+        self._primary = str(site.ask("db1", "client.admin.command('hello')")["primary"]).partition(":")[0]
+        self._leases, self._records = (Oplog(site, self._primary, name) for name in ("leases", "jobs"))
+        self.lease = self._lease()
+        self.holder: str = self.lease["holder"].partition(":")[0]
+        self.heir = next(host for host in APP if host != self.holder)
+
+    def wait_until_taken_over(self) -> None:
+        def taken() -> bool:
+            return str(self._lease().get("holder")).startswith(f"{self.heir}:")
+
+        until(taken, f"{self.heir} did not take the lease", timeout_s=40)
+
+    def wait_until_run(self) -> None:
+        """Until every job that always runs, and every job of each minute, has run under the lease of the heir."""
+        term = self._lease()["term"]
+
+        def states() -> dict[str, str]:
+            found = self._site.ask(self._primary, "list(db.jobs.find())") or []
+            return {job["_id"]: job["last_status"] for job in found if job["term"] == term}
+
+        wanted = dict.fromkeys(CONTINUOUS, "running") | dict.fromkeys(MINUTELY, "ok")
+        until(lambda: wanted.items() <= states().items(), f"not all jobs run on {self.heir}", timeout_s=90)
+
+    def wait_until_one_works(self) -> None:
+        wanted = {self.holder: "standing by", self.heir: "working"}
+        until(lambda: schedulers(self._site) == wanted, f"{self.holder} does not stand by")
+
+    def handover(self) -> Write:
+        """The one write by which the lease went to the heir."""
+        (write,) = [write for write in self._leases.writes() if write.changes("holder")]
+        assert write.before["holder"] == self.lease["holder"]
+        assert write.after["holder"].startswith(f"{self.heir}:")
+        assert write.after["term"] == write.before["term"] + 1 == self.lease["term"] + 1
+        return write
+
+    def runs(self) -> list[Write]:
+        """The writes that end a run of a job that has periods, each of which was due, and is the only one."""
+        ends = []
+        for write in self._records.writes():
+            before, after = write.before, write.after
+            assert after["term"] >= before.get("term", 0), f"a holder of the past wrote: {write}"
+            if "slot" not in after:
+                continue
+            if write.changes("runs"):
+                again = before.get("slot") == after["slot"] and before["last_status"] == "ok"
+                assert not again, f"begun again: {write}"
+                assert after["slot"] >= before.get("slot", ""), f"a period of the past: {write}"
+            if write.changes("last_finished_at"):
+                assert before["last_status"] == "running", f"ended twice: {write}"
+                ends.append(write)
+        return ends
+
+    def _lease(self) -> dict[str, Any]:
+        return self._site.ask(self._primary, "db.leases.find_one('jobs')") or {}
+
+
+def unheld_s(handover: Write) -> float:
+    """How long nobody held the lease at most: since its last renewal, by the database's clock."""
+    since, at = (datetime.fromisoformat(lease["until"]) for lease in (handover.before, handover.after))
+    return (at - since).total_seconds()
+
+
 def test_any_node_serves_anyone(site: LabSite) -> None:
     answering = set()
     for _ in range(20):
@@ -138,6 +218,41 @@ def test_the_floating_address_moves_when_its_balancer_stops(site: LabSite, capsy
     assert not tills.failed
     assert tills.longest_gap_s < 3
     assert not tills.lost()
+
+
+def test_the_jobs_move_within_15_s_when_their_host_loses_power(
+    site: LabSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = Jobs(site)
+    site.lab.kill(jobs.holder)
+    try:
+        jobs.wait_until_taken_over()
+    finally:
+        site.lab.boot(jobs.holder)
+    jobs.wait_until_run()
+    jobs.wait_until_one_works()
+    handover = jobs.handover()
+    show(capsys, f"jobs of {jobs.holder}, without power: {jobs.heir} after {unheld_s(handover):.1f} s")
+    assert unheld_s(handover) < 15
+    runs = jobs.runs()
+    assert {run.after["_id"] for run in runs if run.after["holder"] == handover.after["holder"]} >= set(MINUTELY)
+
+
+def test_a_frozen_scheduler_is_replaced_and_stands_by_when_it_wakes(
+    site: LabSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may wake in the middle of a job and does not know that its time is over: the fencing token does."""
+    jobs = Jobs(site)
+    on(site, jobs.holder, "systemctl", "kill", "--signal=STOP", "loyalty-jobs")
+    try:
+        jobs.wait_until_taken_over()
+    finally:
+        on(site, jobs.holder, "systemctl", "kill", "--signal=CONT", "loyalty-jobs")
+    jobs.wait_until_one_works()
+    handover = jobs.handover()
+    show(capsys, f"jobs of {jobs.holder}, frozen: {jobs.heir} after {unheld_s(handover):.1f} s")
+    assert unheld_s(handover) < 15
+    jobs.runs()
 
 
 def test_a_frozen_redis_master_is_replaced_within_6_s(site: LabSite, capsys: pytest.CaptureFixture[str]) -> None:
