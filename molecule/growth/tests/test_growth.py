@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from loyalty.ops.environment import tool_environment
+from loyalty.ops.replica_cli import PLAN
 from loyalty.ops.site import CHECKOUT, Site
 from tests.lab_site import LabSite, changed, new_program
 from tests.writers import Writers
@@ -46,9 +47,9 @@ class Operator:
         self.written["loyalty"]["children"].update({name: {"hosts": hosts} for name, hosts in groups.items()})
         (self.folder / "hosts.yml").write_text(yaml.safe_dump(self.written))
 
-    def run(self, playbook: str, **extra: Any) -> str:
+    def run(self, playbook: str, *options: str, **extra: Any) -> str:
         line = [".venv/bin/ansible-playbook", "-i", str(self.folder), "-i", str(Site(SITE).inventory)]
-        line += ["--extra-vars", json.dumps(self.always | extra), f"playbooks/{playbook}.yml"]
+        line += ["--extra-vars", json.dumps(self.always | extra), *options, f"playbooks/{playbook}.yml"]
         done = subprocess.run(line, cwd=CHECKOUT, env=tool_environment(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, "\n".join(done.stdout.splitlines()[-60:])
         return done.stdout
@@ -94,6 +95,15 @@ print(json.dumps({{member["name"].partition(":")[0]: member["stateStr"] for memb
 """
     found: dict[str, str] = json.loads(site.run(["/opt/loyalty/current/venv/bin/python", "-"], input_text=program))
     return found
+
+
+def test_the_plan_of_a_second_member_is_shown_and_changes_nothing(site: LabSite, operator: Operator) -> None:
+    operator.write(mongodb={"box1": {}, "db1": {}})
+    said = operator.run("replica_add", *PLAN, replica_hosts=["db1"])
+    assert "1. add db1:27017 without a vote, and wait until it has caught up" in said
+    assert "2. give db1:27017 its vote when it has caught up (votes: 1, then 2)" in said
+    assert "3. set the priority of db1:27017 from 0 to 1" in said
+    assert members(site) == {"box1": "PRIMARY"}
 
 
 def test_a_second_member_joins(site: LabSite, operator: Operator, growing: Any) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from loyalty.ops import ansible, cli
 from loyalty.ops.environment import tool_environment
 from loyalty.ops.site import CHECKOUT
 from tests.lab_site import LabSite, new_program
@@ -118,6 +124,38 @@ def test_an_index_on_what_there_is_is_finished(ask: Ask) -> None:
     """For that every member has to reach the primary by name, and the primary itself too."""
     work = "things.insert_one({'a': 1}), client.scratch.things.create_index('a'), client.drop_database('scratch')"
     assert ask(primary(ask), f"(client.scratch.{work})[1]") == "a_1"
+
+
+def without_a_member(host: str, folder: Path) -> Path:
+    """The site's inventory as its operator edits it before `replica remove`."""
+    shutil.copytree(CHECKOUT / "inventory" / "three-server", folder)
+    written = yaml.safe_load((folder / "hosts.yml").read_text())
+    del written["loyalty"]["children"]["mongodb"]["hosts"][host]
+    (folder / "hosts.yml").write_text(yaml.safe_dump(written, sort_keys=False))
+    return folder
+
+
+def test_a_check_shows_the_steps_in_order_and_changes_nothing(
+    site: LabSite, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory = without_a_member("db2", tmp_path / "inventory")
+    of_the_lab = ansible.inventories(site.lab.site)[-1]
+    monkeypatch.setattr(ansible, "inventories", lambda site: [str(inventory), of_the_lab])
+    leader = primary(ask)
+    before = ask(leader, "client.admin.command('replSetGetConfig')['config']")
+    answer = CliRunner().invoke(cli.cli, ["replica", "remove", "db2", "--check", "--site", site.lab.site])
+    assert answer.exit_code == 0, f"{answer.output}\n{answer.exception}"
+    steps = ["let db2:27017 step down, and wait until another member leads"] if leader == "db2" else []
+    steps += [
+        "set the priority of db2:27017 from 1 to 0",
+        "take the vote of db2:27017 (votes: 3, then 2)",
+        "remove db2:27017",
+    ]
+    shown = re.findall(r"^\d+\. .*$", answer.output, re.MULTILINE)
+    assert shown == [f"{number}. {step}" for number, step in enumerate(steps, 1)], answer.output
+    assert f"{leader}:27017 leads. Each step waits until a majority of the votes" in answer.output
+    assert {"version", "term", "members"} <= before.keys()
+    assert ask(leader, "client.admin.command('replSetGetConfig')['config']") == before
 
 
 def test_a_rolling_restart_fails_no_request(site: LabSite, ask: Ask, writers: Writers, capsys: Capsys) -> None:

@@ -18,7 +18,7 @@ from ansible.module_utils.replica_set import (
     step_down,
     until,
 )
-from ansible.module_utils.replica_set_plan import Impossible, Member, Step, plan
+from ansible.module_utils.replica_set_plan import Impossible, Member, Step, plan, told
 
 try:
     from pymongo import MongoClient
@@ -91,6 +91,10 @@ plan:
   description: The steps, one sentence each.
   type: list
   returned: always
+told:
+  description: The steps as their operator reads them, in order, each with what it waits for.
+  type: str
+  returned: when there is a set
 primary:
   description: HOST:PORT of the primary, as it was before or is after the steps.
   type: str
@@ -277,6 +281,7 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
     result = {
         "changed": bool(steps) or settings != params["settings"],
         "plan": [str(step) for step in steps],
+        "told": told(current, steps, primary=primary, lag_seconds=params["lag_seconds"]),
         "primary": primary,
         "diff": {
             "prepared": "".join(f"{number}. {step}\n" for number, step in enumerate(steps, 1)),

@@ -91,6 +91,30 @@ def after_step(state: dict[str, Member], step: Step) -> dict[str, Member]:
     return {**state, step.member.host: step.member}
 
 
+def told(current: Iterable[Member], steps: Iterable[Step], *, primary: str, lag_seconds: int) -> str:
+    """The steps as their operator reads them: in order, each with what it waits for and what it does to the votes."""
+    state = {member.host: member for member in current}
+    lines = []
+    for number, step in enumerate(steps, 1):
+        after = after_step(state, step)
+        votes, then = _votes(state.values()), _votes(after.values())
+        lines.append(f"{number}. {step}" + (f" (votes: {votes}, then {then})" if votes != then else ""))
+        state = after
+    if not lines:
+        head = "The replica set has the members that the inventory names: there is nothing to do."
+    else:
+        head = (
+            f"{primary} leads. Each step waits until a majority of the votes is with members that answer and lag by at "
+            f"most {lag_seconds} s:"
+        )
+    return "\n".join([head, *lines, "Members then:" if lines else "Members:", *map(_described, state.values())])
+
+
+def _described(member: Member) -> str:
+    part = f"priority {member.priority:g}" if member.priority else "never leads"
+    return f"- {member.host}, {part}" + ("" if member.votes else ", no vote") + (", hidden" if member.hidden else "")
+
+
 def _refuse(goal: dict[str, Member]) -> None:
     for member in goal.values():
         if member.priority and (member.hidden or not member.votes):
@@ -113,7 +137,7 @@ def _candidates(
     if _votes(state.values()) < MOST_VOTES:
         for host, wanted in goal.items():
             if wanted.votes and not state[host].votes and host not in dead:
-                yield _change(state[host], f"give {host} its vote", votes=1)
+                yield _change(state[host], f"give {host} its vote when it has caught up", votes=1)
     staying = [(member, goal[member.host]) for member in state.values() if member.host in goal]
     for member, wanted in staying:
         if member.votes == wanted.votes and wanted.priority and _standing(member) != _standing(wanted):
@@ -125,7 +149,7 @@ def _candidates(
             yield _stand(member, wanted)
     for member, _ in lowered:
         if member.host == leader:
-            yield Step("step down", member, f"let {leader} step down, so that another member leads")
+            yield Step("step down", member, f"let {leader} step down, and wait until another member leads")
     for member in unvoted:
         if not member.priority:
             yield _change(member, f"take the vote of {member.host}", votes=0)

@@ -11,7 +11,7 @@ import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret  # type: ignore[import-untyped]
 from click.testing import CliRunner
 
-from loyalty.ops import ansible, cli, deploy_cli, info, lab_cli, options, site, suite
+from loyalty.ops import ansible, cli, deploy_cli, info, lab_cli, options, replica_cli, site, suite
 from loyalty.ops.errors import Refusal
 from loyalty.ops.lab import Lab
 
@@ -119,6 +119,7 @@ def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
     variables = {"site_directory": str(tmp_path), "site_name": "the-shop"}
     monkeypatch.setattr(deploy_cli, "run_playbook", run_playbook)
+    monkeypatch.setattr(replica_cli, "run_playbook", run_playbook)
     monkeypatch.setattr(deploy_cli, "site_variables", lambda name: variables)
     return seen
 
@@ -142,6 +143,30 @@ def test_what_an_operator_says_reaches_the_playbook(
     assert answer.exit_code == 0, answer.output
     ((name, site_name, options),) = runs
     assert (name, site_name, options["extra"]) == (playbook, "shop", variables)
+
+
+@pytest.mark.parametrize(
+    ("words", "playbook", "variables", "flags"),
+    [
+        (["add", "db2", "db3", "--check"], "replica_add", {"replica_hosts": ["db2", "db3"]}, replica_cli.PLAN),
+        (["add", "db2"], "replica_add", {"replica_hosts": ["db2"]}, ()),
+        (["remove", "db2", "--check"], "replica_remove", {"replica_hosts": ["db2"], "confirm": ""}, replica_cli.PLAN),
+        (
+            ["remove", "db2", "--confirm", "shop"],
+            "replica_remove",
+            {"replica_hosts": ["db2"], "confirm": "shop"},
+            (),
+        ),
+    ],
+)
+def test_a_check_of_members_runs_what_plans_and_shows_what_it_says(
+    runs: list[Any], words: list[str], playbook: str, variables: dict[str, Any], flags: tuple[str, ...]
+) -> None:
+    answer = CliRunner().invoke(cli.cli, ["replica", *words, "--site", "shop"])
+    assert answer.exit_code == 0, answer.output
+    ((name, site_name, given),) = runs
+    assert (name, site_name, given["extra"], tuple(given["options"])) == (playbook, "shop", variables, flags)
+    assert given["show"] == ("--check" in words) == ("Nothing was changed" in answer.output)
 
 
 def test_a_lock_is_not_opened_by_the_way(runs: list[Any]) -> None:

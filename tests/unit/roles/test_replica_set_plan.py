@@ -26,8 +26,8 @@ def test_a_set_of_one_grows_by_members_that_have_caught_up() -> None:
     assert said([Member("a")], [Member("a"), Member("b"), Member("c", priority=0)]) == [
         "add b without a vote, and wait until it has caught up",
         "add c without a vote, and wait until it has caught up",
-        "give b its vote",
-        "give c its vote",
+        "give b its vote when it has caught up",
+        "give c its vote when it has caught up",
         "set the priority of b from 0 to 1",
     ]
 
@@ -35,9 +35,9 @@ def test_a_set_of_one_grows_by_members_that_have_caught_up() -> None:
 def test_the_only_member_hands_over_to_its_successor() -> None:
     assert said([Member("a")], [Member("b")]) == [
         "add b without a vote, and wait until it has caught up",
-        "give b its vote",
+        "give b its vote when it has caught up",
         "set the priority of b from 0 to 1",
-        "let a step down, so that another member leads",
+        "let a step down, and wait until another member leads",
         "set the priority of a from 1 to 0",
         "take the vote of a",
         "remove a",
@@ -54,13 +54,46 @@ def test_a_secondary_leaves_without_an_election() -> None:
 
 def test_the_vote_of_a_dead_member_goes_first() -> None:
     steps = said([Member("a"), Member("b"), Member("c")], [Member("a"), Member("c"), Member("d")], dead=["b"])
-    assert steps[1:3] == ["take the vote of b, which does not answer", "give d its vote"]
+    assert steps[1:3] == ["take the vote of b, which does not answer", "give d its vote when it has caught up"]
     assert steps[-1] == "remove b"
 
 
 def test_a_member_is_hidden_in_one_step() -> None:
     assert said([Member("a"), Member("b"), Member("c")], [Member("a"), Member("b", 1, 0, True), Member("c")]) == [
         "set the priority of b from 1 to 0, hidden from clients"
+    ]
+
+
+def told(current: list[Any], wanted: list[Any], *, primary: str) -> list[str]:
+    steps = replica_set.plan(current, wanted, primary=primary)
+    text: str = replica_set.told(current, steps, primary=primary, lag_seconds=10)
+    return text.splitlines()
+
+
+def test_an_operator_reads_the_steps_in_order_with_what_each_waits_for() -> None:
+    assert told([Member("a")], [Member("b"), Member("c", priority=0)], primary="a") == [
+        "a leads. Each step waits until a majority of the votes is with members that answer and lag by at most 10 s:",
+        "1. add b without a vote, and wait until it has caught up",
+        "2. add c without a vote, and wait until it has caught up",
+        "3. give b its vote when it has caught up (votes: 1, then 2)",
+        "4. give c its vote when it has caught up (votes: 2, then 3)",
+        "5. set the priority of b from 0 to 1",
+        "6. let a step down, and wait until another member leads",
+        "7. set the priority of a from 1 to 0",
+        "8. take the vote of a (votes: 3, then 2)",
+        "9. remove a",
+        "Members then:",
+        "- b, priority 1",
+        "- c, never leads",
+    ]
+
+
+def test_an_operator_is_told_when_there_is_nothing_to_do() -> None:
+    assert told([Member("a"), Member("b", 0, 0, True)], [Member("a"), Member("b", 0, 0, True)], primary="a") == [
+        "The replica set has the members that the inventory names: there is nothing to do.",
+        "Members:",
+        "- a, priority 1",
+        "- b, never leads, no vote, hidden",
     ]
 
 
