@@ -105,8 +105,8 @@ def test_the_database_of_every_member_is_destroyed_while_clients_write(story: St
     with story.late.writing(to_the_end=False):
         for _ in range(20):
             story.late.wait_for_more()
-        runbook.appliance(story.site, "backup", "--log")
-        reached = story.state()["log_reaches"]
+        story.site.run_on(KEEPER, ["systemctl start loyalty-backup-log.service"])
+        reached = json.loads(story.site.run_on(KEEPER, ["loyalty-backup window --json"]))[-1]["to"]
         story.archived_until = datetime.fromisoformat(reached.replace("Z", "+00:00")).timestamp()
         story.late.wait_for_more()
         story.destroyed_at = time.time()

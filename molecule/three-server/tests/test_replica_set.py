@@ -95,13 +95,20 @@ def test_only_the_edges_that_are_drawn_are_open(site: LabSite) -> None:
     """Between any two hosts: MongoDB, SSH, and the site itself; nothing else that listens anywhere."""
     program = """
 import socket, sys
-for address in sys.argv[1:]:
+from concurrent.futures import ThreadPoolExecutor
+
+def accepts(address):
     host, _, port = address.partition(":")
     try:
         socket.create_connection((host, int(port)), timeout=2).close()
-        print(address)
+        return True
     except OSError:
-        pass
+        return False
+
+with ThreadPoolExecutor(len(sys.argv)) as pool:
+    for address, answer in zip(sys.argv[1:], pool.map(accepts, sys.argv[1:])):
+        if answer:
+            print(address)
 """
     ports = (22, 80, 443, 6379, 8443, 9100, 27017)
     for source in MEMBERS:

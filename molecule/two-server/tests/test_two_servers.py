@@ -13,12 +13,19 @@ from tests.writers import Writers
 PORTS = (22, 80, 443, 6379, 8443, 9100, 27017)
 CONNECT = """
 import socket, sys
-for port in sys.argv[2:]:
+from concurrent.futures import ThreadPoolExecutor
+
+def accepts(port):
     try:
         socket.create_connection((sys.argv[1], int(port)), timeout=2).close()
-        print(port)
+        return True
     except OSError:
-        pass
+        return False
+
+with ThreadPoolExecutor(len(sys.argv)) as pool:
+    for port, answer in zip(sys.argv[2:], pool.map(accepts, sys.argv[2:])):
+        if answer:
+            print(port)
 """
 
 
