@@ -50,12 +50,12 @@ class History:
 
 
 class Roomy(Mongod):
-    """One whose cache has room for large transactions."""
+    """One whose cache has room for large transactions, and that can be told to prepare one, as a shard is."""
 
     def command(self) -> list[str]:
         command = super().command()
         command[command.index("--wiredTigerCacheSizeGB") + 1] = "1"
-        return command
+        return [*command, "--setParameter", "enableTestCommands=1"]
 
 
 def make(directory: Path) -> History:
@@ -172,6 +172,10 @@ def _meanwhile(client: Client) -> None:
     for megabytes in (20, 40):
         _transaction(db, f"large-{megabytes}", size=megabytes << 20)
     _transaction(db, "aborted", size=20 << 20, abort=True)
+    for name in ("committed", "aborted"):
+        prepared = Prepared(client, {"_id": f"prepared-{name}"})
+        db.orders.update_one({"_id": 1}, {"$set": {"while": name}})
+        prepared.commit() if name == "committed" else prepared.abort()
     client.admin.command("createUser", "berta", pwd="second", roles=[{"role": "readWrite", "db": "shop"}])
     client.admin.command("updateUser", "anna", pwd="third")
     db.create_collection("a_view", viewOn="orders", pipeline=[{"$match": {"state": "new"}}])
@@ -216,6 +220,25 @@ def _transaction(db: Database[Document], name: str, *, size: int, abort: bool = 
             session.abort_transaction()
         else:
             session.commit_transaction()
+
+
+class Prepared:
+    """A transaction that has inserted a document into shop.pairs and can be prepared, as those over shards are."""
+
+    def __init__(self, client: Client, document: Document) -> None:
+        self._client = client
+        self._session = client.start_session()
+        self._session.start_transaction()
+        client.shop.pairs.insert_one(document, session=self._session)
+        self._at = client.admin.command("prepareTransaction", session=self._session)["prepareTimestamp"]
+
+    def commit(self) -> None:
+        self._client.admin.command({"commitTransaction": 1, "commitTimestamp": self._at}, session=self._session)
+        self._session.end_session()
+
+    def abort(self) -> None:
+        self._session.abort_transaction()
+        self._session.end_session()
 
 
 def _harm(client: Client) -> None:

@@ -115,6 +115,24 @@ def test_a_dump_is_the_moment_that_a_restore_makes(site: Site, shop: Client, tmp
         assert content(client) == loaded
 
 
+def test_rule_5_a_dump_has_users_and_no_keys(site: Site, shop: Client, tmp_path: Path) -> None:
+    """Not even root may read the keys by which members sign the time, and a new set makes its own."""
+    assert "system.keys" in shop.admin.list_collection_names()
+    shop.admin.command("createUser", "berta", pwd="second", roles=["root"])
+    made = dump(site.settings, site.target)
+    shop.admin.command("dropUser", "berta")
+    files = {path.name for path in (site.target.dumps / made.archive.id).iterdir()}
+    assert {name for name in files if name.startswith("admin.")} == {
+        "admin.system.users.bson.age",
+        "admin.system.roles.bson.age",
+    }
+    load(site.settings, site.target, made.archive, tmp_path / "loaded")
+    with Scratch.in_folder(site.settings, tmp_path / "loaded").replica_set("fresh") as client:
+        host, port = client.address or ("", 0)
+        with MongoClient[Document](host, port, username="berta", password="second", directConnection=True) as berta:
+            assert berta.admin.command("ping")["ok"]
+
+
 def test_a_dump_is_written_as_the_servers_own_tools_write_one(site: Site, shop: Client, tmp_path: Path) -> None:
     shop.shop.orders.insert_many([{"till": 1, "number": number} for number in range(100)])
     made = dump(site.settings, site.target).archive
@@ -158,7 +176,7 @@ def test_a_dump_from_archives_needs_no_server(site: Site, shop: Client, tmp_path
     assert not site.settings.drill.directory.exists()
 
 
-def test_a_dump_of_a_hidden_member(tmp_path: Path) -> None:
+def test_rule_6_a_dump_of_a_hidden_member(tmp_path: Path) -> None:
     """The driver has no sessions there, so the moment is asked for without one."""
     servers = ReplicaSet(tmp_path / "set", members=2)
     servers.start()
@@ -181,7 +199,7 @@ def test_a_dump_of_a_hidden_member(tmp_path: Path) -> None:
         servers.stop()
 
 
-def test_a_moment_that_the_server_has_not_kept(site: Site, shop: Client) -> None:
+def test_rule_6_a_moment_that_the_server_has_not_kept(site: Site, shop: Client) -> None:
     shop.admin.command("setParameter", 1, minSnapshotHistoryWindowInSeconds=0)
 
     def dump_often() -> None:

@@ -17,6 +17,7 @@ import pytest
 from bson.timestamp import Timestamp
 from msgspec.structs import replace
 from pymongo import MongoClient
+from pymongo.errors import ExecutionTimeout
 
 from loyalty.backup import oplog, physical
 from loyalty.backup.errors import BackupError
@@ -102,7 +103,7 @@ def test_a_long_log_is_cut_into_slices_that_join(begun: Site, lone_member: Mongo
     assert len(span.slices) == len(slices)
 
 
-def test_a_large_transaction_split_over_several_entries_is_whole(begun: Site, lone_member: Mongod) -> None:
+def test_rule_4_a_large_transaction_split_over_several_entries_is_whole(begun: Site, lone_member: Mongod) -> None:
     with lone_member.connect() as client:
         client.shop.create_collection("blobs")
         with client.start_session() as session, session.start_transaction():
@@ -115,6 +116,20 @@ def test_a_large_transaction_split_over_several_entries_is_whole(begun: Site, lo
     assert [part["o"].get("partialTxn", False) for part in parts] == [True] * (len(parts) - 1) + [False]
     inserted = [operation["o"]["n"] for part in parts for operation in part["o"]["applyOps"]]
     assert inserted == list(range(20))
+
+
+def test_rule_7_a_transaction_that_stays_open_holds_up_no_comparison(begun: Site, lone_member: Mongod) -> None:
+    """What the server itself would compare by, dbHash, waits for it. The wallets are read as of a moment instead."""
+    with lone_member.connect() as client:
+        client.loyalty.wallets.insert_one({"_id": 1, "program": "main", "sequence": 3, "wallets": {}})
+        with client.start_session() as session, session.start_transaction():
+            client.loyalty.wallets.update_one({"_id": 1}, {"$set": {"sequence": 4}}, session=session)
+            with pytest.raises(ExecutionTimeout):
+                client.loyalty.command("dbHash", maxTimeMS=300)
+            (piece,) = archive_log(begun.settings, begun.target)
+            assert piece.holdings is not None
+            assert piece.holdings.entries == 3
+        client.drop_database("loyalty")
 
 
 def test_without_a_full_there_is_nothing_to_follow(site: Site) -> None:

@@ -42,17 +42,42 @@ def restore(scratch: Scratch, history: History, to: ClusterTime) -> ClusterTime:
     return last
 
 
-def test_everything_is_as_it_was_at_the_instant(history: History, scratch: Scratch) -> None:
+@pytest.fixture(scope="module")
+def restored(history: History, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scratch]:
+    """What is restored to the instant. Tests add to it, and change nothing of it."""
+    directory = tmp_path_factory.mktemp("restored")
+    shutil.copytree(history.copy, directory / "data")
+    scratch = Scratch(mongod_path(), directory / "data", directory, cache_gb=0.25)
     assert restore(scratch, history, history.to) == history.to
-    with scratch.replica_set("fresh") as client:
+    yield scratch
+    shutil.rmtree(directory)
+
+
+def test_rule_3_everything_is_as_it_was_at_the_instant(history: History, restored: Scratch) -> None:
+    with restored.replica_set("fresh") as client:
         assert state_of(client) == history.state
+        client.own.proof.insert_one({"_id": "it takes writes"})
+        assert client.admin.command("replSetGetConfig")["config"]["_id"] == "fresh"
+    with restored.replica_set("fresh") as client:  # and again
+        assert client.own.proof.find_one({"_id": "it takes writes"})
+        client.drop_database("own")
+
+
+def test_rule_4_what_was_committed_is_there_and_what_was_aborted_is_not(restored: Scratch) -> None:
+    """Of one entry, of several, and prepared; each fifth of the four writers' was taken back."""
+    with restored.replica_set("fresh") as client:
+        pairs = client.shop.pairs
+        assert pairs.count_documents({"_id": {"$regex": "^large-"}}) == 5 + 10
+        assert pairs.count_documents({"writer": {"$exists": True}}) == 4 * 32
+        assert pairs.distinct("_id", {"_id": {"$regex": "prepared|aborted"}}) == ["prepared-committed"]
+        assert not client.config.transactions.count_documents({"state": "prepared"})
+
+
+def test_rule_5_users_are_as_they_were_also_one_that_was_dropped_later(restored: Scratch) -> None:
+    with restored.replica_set("fresh") as client:
         assert can_log_in(client, "anna", "third")
         assert can_log_in(client, "berta", "second")
         assert not can_log_in(client, "anna", "fourth")
-        client.shop.orders.insert_one({"_id": "it takes writes"})
-        assert client.admin.command("replSetGetConfig")["config"]["_id"] == "fresh"
-    with scratch.replica_set("fresh") as client:  # and again
-        assert client.shop.orders.find_one({"_id": "it takes writes"})
 
 
 def test_the_second_after_has_the_harm(history: History, scratch: Scratch) -> None:
@@ -72,7 +97,7 @@ def test_the_copy_alone_is_a_state_too(history: History, scratch: Scratch) -> No
         assert can_log_in(client, "anna", "first")
 
 
-def test_a_transaction_that_was_not_committed_yet_is_not_there(history: History, scratch: Scratch) -> None:
+def test_rule_4_a_transaction_that_was_not_committed_yet_is_not_there(history: History, scratch: Scratch) -> None:
     restore(scratch, history, history.in_transaction)
     with scratch.replica_set("fresh") as client:
         assert client.shop.pairs.count_documents({"_id": {"$regex": "^large-20"}}) == 5
@@ -80,7 +105,7 @@ def test_a_transaction_that_was_not_committed_yet_is_not_there(history: History,
         assert client.shop.pairs.count_documents({"writer": 1}) == 32
 
 
-def test_an_index_that_was_being_built_is_finished(history: History, scratch: Scratch) -> None:
+def test_rule_4_an_index_that_was_being_built_is_finished(history: History, scratch: Scratch) -> None:
     restore(scratch, history, history.in_index_build)
     with scratch.replica_set("fresh") as client:
         assert client.shop.orders.count_documents({}) == 3000
@@ -109,7 +134,9 @@ def test_appending_goes_on_where_it_was_killed(history: History, scratch: Scratc
         assert state_of(client) == history.state
 
 
-def test_a_copy_of_a_primary_names_a_point_after_which_mongod_would_cut(history: History, scratch: Scratch) -> None:
+def test_rule_2_a_copy_of_a_primary_names_a_point_after_which_mongod_would_cut(
+    history: History, scratch: Scratch
+) -> None:
     """What `append` clears, put back: mongod then removes all that was appended, and the proof is missing."""
     with scratch.standalone() as client:
         found = client.local["replset.oplogTruncateAfterPoint"].find_one()
@@ -122,7 +149,7 @@ def test_a_copy_of_a_primary_names_a_point_after_which_mongod_would_cut(history:
         replay.recover(scratch, history.to)
 
 
-def test_there_is_one_recovery_of_a_copy(history: History, scratch: Scratch) -> None:
+def test_rule_3_there_is_one_recovery_of_a_copy(history: History, scratch: Scratch) -> None:
     """What a second one leaves out was seen here: large transactions whose first part the first one had applied."""
     restore(scratch, history, history.in_transaction)
     with pytest.raises(replay.ReplayError, match="begun before"):
