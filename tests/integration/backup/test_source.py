@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,24 @@ def test_writers_wait_only_while_the_member_is_locked(lone_member: Mongod) -> No
         facts = json.load(content)
     assert len(waits) > 20
     assert max(waits) < facts["locked_s"] + 1
+
+
+def test_rule_7_nobody_waits_for_a_transaction_that_stays_open(lone_member: Mongod) -> None:
+    """The lock waits for it, and all who write then wait for the lock: so it is asked for when the other has ended."""
+    with lone_member.connect() as client, ThreadPoolExecutor(1) as beside:
+        client.shop.visits.insert_one({"_id": "first"})
+        with client.start_session() as session, session.start_transaction():
+            client.shop.visits.insert_one({"_id": "within"}, session=session)
+            copy = beside.submit(ask, lone_member, do="physical", primary_lock_seconds_max=20)
+            until = time.monotonic() + 6
+            while time.monotonic() < until:
+                began = time.monotonic()
+                client.shop.visits.insert_one({})
+                assert time.monotonic() - began < 2
+                time.sleep(0.05)
+            assert not copy.done()
+        assert copy.result().returncode == 0, copy.result().stderr
+        client.shop.visits.delete_many({})
 
 
 @pytest.mark.parametrize(
