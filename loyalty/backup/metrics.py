@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-
 from loyalty.backup.manifest import Target, write_whole
 from loyalty.backup.status import status
 from loyalty.infra.clock import system_clock
@@ -24,6 +22,8 @@ def write_metrics(target: Target, output: Path) -> None:
 
 def as_text(found: dict[str, Any]) -> bytes:
     """The metrics of a status."""
+    from prometheus_client import CollectorRegistry, Gauge, generate_latest  # a web server comes with it
+
     registry = CollectorRegistry()
 
     def gauge(name: str, help: str, *labels: str) -> Gauge:

@@ -13,8 +13,6 @@ import msgspec
 from loyalty.backup.archives_cli import as_json
 from loyalty.backup.certificate import check
 from loyalty.backup.command import Tool
-from loyalty.backup.drill import STEPS as DRILL_STEPS
-from loyalty.backup.drill import drill as run_drill
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import ClusterTime, read_catalogue
 from loyalty.backup.plan import parse_moment, windows
@@ -95,6 +93,9 @@ def restore(tool: Tool, to: ClusterTime | None, into: Path, without_users: bool,
 @click.pass_obj
 def drill(tool: Tool, wants_json: bool) -> None:
     """Restore everything on this host, verify the ledger, and sign what was found. 1 when something is wrong."""
+    from loyalty.backup.drill import STEPS as DRILL_STEPS  # it alone brings the ledger's verification and its jobs
+    from loyalty.backup.drill import drill as run_drill
+
     settings = tool.settings
     target = open_target(settings)
     with noted(target, "drill") as outcome:
