@@ -172,6 +172,10 @@ def test_writers_wait_only_while_the_member_is_locked(lone_member: Mongod) -> No
     assert max(waits) < facts["locked_s"] + 1
 
 
+WAITED_S = 10
+"""More than a busy machine takes for a write, and much less than mongod gives a transaction that stays open (60 s)."""
+
+
 def test_rule_7_nobody_waits_for_a_transaction_that_stays_open(lone_member: Mongod) -> None:
     """The lock waits for it, and all who write then wait for the lock: so it is asked for when the other has ended."""
     with lone_member.connect() as client, ThreadPoolExecutor(1) as beside:
@@ -183,7 +187,7 @@ def test_rule_7_nobody_waits_for_a_transaction_that_stays_open(lone_member: Mong
             while time.monotonic() < until:
                 began = time.monotonic()
                 client.shop.visits.insert_one({})
-                assert time.monotonic() - began < 2
+                assert time.monotonic() - began < WAITED_S
                 time.sleep(0.05)
             assert not copy.done()
         assert copy.result().returncode == 0, copy.result().stderr
