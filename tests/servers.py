@@ -157,6 +157,8 @@ class Member(Server):
             *("--bind_ip", "127.0.0.1", "--port", str(self.port), "--nounixsocket"),
             *("--replSet", REPLICA_SET),
             *("--wiredTigerCacheSizeGB", "0.25"),
+            # Files of the journal are 100 MB, whatever is in them, and each backup of a test would read and store one.
+            *("--wiredTigerEngineConfigString", "log=(file_max=8MB)"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # A secondary leaves a source that hangs in seconds; else a new primary has no majority for ten.
             *("--setParameter", "oplogNetworkTimeoutBufferSeconds=1"),
