@@ -171,7 +171,8 @@ def _dumps(dumps: Sequence[Archive], start: datetime, policy: Policy, damaged: C
     kept = {good[-1].id: "the newest dump"} if good else {}
     for dump in dumps:
         if dump.to.instant >= start:
-            kept.setdefault(dump.id, f"inside the window that began on {_day(start)}" if dump in good else _DAMAGED)
+            is_good = (dump.kind, dump.id) not in damaged
+            kept.setdefault(dump.id, f"inside the window that began on {_day(start)}" if is_good else _DAMAGED)
     aged = [dump for dump in good if dump.to.instant < start]
     for name, dump in _firsts(aged, _week, lambda dump: dump.to.instant, policy.weeks):
         kept.setdefault(dump.id, f"the first of week {name}")
@@ -186,14 +187,17 @@ def _files(
     """`before`: the states from before the window that can be restored, each of which needs its files."""
     good = sorted(_without(snapshots, damaged), key=lambda snapshot: snapshot.id)
     kept: dict[str, str] = {good[-1].id: "the newest snapshot"} if good else {}
-    last_of_day = {taken_at(snapshot).date(): snapshot.id for snapshot in good}
+    taken = {snapshot.id: taken_at(snapshot) for snapshot in snapshots}
+    newest = taken[good[-1].id] if good else None
+    last_of_day = {taken[snapshot.id].date(): snapshot.id for snapshot in good}
     for snapshot in snapshots:
-        if snapshot not in good:
-            if taken_at(snapshot) >= start:
+        at = taken[snapshot.id]
+        if newest is None or (snapshot.kind, snapshot.id) in damaged:
+            if at >= start:
                 kept[snapshot.id] = _DAMAGED
-        elif taken_at(snapshot) >= taken_at(good[-1]) - FILES_GRACE:
+        elif at >= newest - FILES_GRACE:
             kept.setdefault(snapshot.id, f"of the last {FILES_GRACE.days} days all stay")
-        elif snapshot.to.instant >= start and last_of_day[taken_at(snapshot).date()] == snapshot.id:
+        elif snapshot.to.instant >= start and last_of_day[at.date()] == snapshot.id:
             kept.setdefault(snapshot.id, "the last of its day")
     for state in before:
         paired = next((snapshot for snapshot in good if snapshot.to >= state), None)
