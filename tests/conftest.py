@@ -17,7 +17,7 @@ import pytest
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.migrations import migrate
-from tests.servers import Application, Mongod, Redis, new_program
+from tests.servers import PLAIN, Application, Mongod, Redis, new_program
 
 
 @pytest.fixture(scope="session")
@@ -98,5 +98,5 @@ def api_key(application: Application, mongod: Mongod) -> str:
 def api(application: Application, api_key: str) -> Iterator[httpx.Client]:
     """A client of the running application that carries `api_key`."""
     headers = {"Authorization": f"Bearer {api_key}"}
-    with httpx.Client(base_url=application.url, headers=headers, timeout=30) as client:
+    with httpx.Client(base_url=application.url, verify=PLAIN, headers=headers, timeout=30) as client:
         yield client

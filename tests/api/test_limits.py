@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.api.test_conventions import problem
-from tests.servers import Application, Mongod, Redis, new_program
+from tests.servers import PLAIN, Application, Mongod, Redis, new_program
 
 QUOTA = 60
 PROCESSES = 2
@@ -60,7 +60,7 @@ def test_the_limit_holds(limited: Application, mongod: Mongod) -> None:
         headers = new_headers(mongod)
 
         def ask(_: int) -> httpx.Response:
-            return httpx.get(f"{limited.url}/v1/programs", headers=headers, timeout=30)
+            return httpx.get(f"{limited.url}/v1/programs", verify=PLAIN, headers=headers, timeout=30)
 
         with ThreadPoolExecutor(8) as threads:
             return list(threads.map(ask, range(QUOTA * PROCESSES + 40)))
@@ -85,7 +85,7 @@ def test_the_limit_holds(limited: Application, mongod: Mongod) -> None:
 
 
 def test_limits_are_by_key(limited: Application, mongod: Mongod) -> None:
-    with httpx.Client(base_url=limited.url, timeout=30) as client:
+    with httpx.Client(base_url=limited.url, verify=PLAIN, timeout=30) as client:
 
         def use_up() -> dict[str, str]:
             headers = new_headers(mongod)

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.bounds import assert_within
-from tests.servers import Application, Mongod, Redis, new_program, wait_until
+from tests.servers import PLAIN, Application, Mongod, Redis, new_program, wait_until
 
 Json = dict[str, Any]
 
@@ -52,7 +52,7 @@ class Nodes:
 
     def client(self, number: int, key: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.servers[number].url, headers=headers, timeout=30)
+        return httpx.Client(base_url=self.servers[number].url, verify=PLAIN, headers=headers, timeout=30)
 
 
 @pytest.fixture(scope="module", params=["redis", "alone"])

@@ -15,7 +15,7 @@ from tests.concurrency.check import Verdict, judge
 from tests.faults.nemesis import Fault
 from tests.faults.variants import SKEW_FILE
 from tests.faults.workload import Connect, Stage, Tally
-from tests.servers import Application, Redis, ReplicaSet, Server, ServerError, new_program
+from tests.servers import PLAIN, Application, Redis, ReplicaSet, Server, ServerError, new_program
 
 AHEAD_S = 90
 
@@ -119,7 +119,7 @@ def end(mongods: ReplicaSet) -> None:
 
 def _connect(url: str) -> Connect:
     def connect(key: str) -> httpx.Client:
-        return httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=8)
+        return httpx.Client(base_url=url, verify=PLAIN, headers={"Authorization": f"Bearer {key}"}, timeout=8)
 
     return connect
 

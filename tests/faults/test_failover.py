@@ -20,7 +20,7 @@ import pytest
 from loyalty.infra.mongo import connect
 from loyalty.ledger.verify import verify
 from tests.bounds import assert_within
-from tests.servers import Application, ReplicaSet, new_program, wait_until
+from tests.servers import PLAIN, Application, ReplicaSet, new_program, wait_until
 
 CLIENTS = 6
 ANSWER_S = 5.0
@@ -50,7 +50,7 @@ class Site:
 
     def client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=self.application.url, headers=headers, timeout=15)
+        return httpx.Client(base_url=self.application.url, verify=PLAIN, headers=headers, timeout=15)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.bounds import assert_within
 from tests.faults.local import Nodes, end
 from tests.faults.nemesis import Nemesis
 from tests.faults.workload import Workload, prepare
-from tests.servers import ReplicaSet
+from tests.servers import PLAIN, ReplicaSet
 
 
 class Site(Nodes):
@@ -27,7 +27,7 @@ class Site(Nodes):
 
     def connect(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=self.application.url, headers=headers, timeout=15)
+        return httpx.Client(base_url=self.application.url, verify=PLAIN, headers=headers, timeout=15)
 
 
 @pytest.fixture
