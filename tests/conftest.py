@@ -17,7 +17,7 @@ import pytest
 from loyalty.infra.clock import system_clock
 from loyalty.infra.mongo import Mongo, connect
 from loyalty.migrations import migrate
-from tests.servers import PLAIN, Application, Mongod, Redis, new_program
+from tests.servers import PLAIN, Application, Mongod, Redis, another_program, new_program
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ def application(servers_directory: Path, mongod: Mongod, redis_server: Redis) ->
 @pytest.fixture
 def api_key(application: Application, mongod: Mongod) -> str:
     """A key with every scope of a new program (USD, UTC, any past date, auto-enrolment, no rules)."""
-    return new_program(mongod.uri, "application")
+    return another_program(mongod.uri, "application")
 
 
 @pytest.fixture
