@@ -11,14 +11,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from pymongo.errors import PyMongoError
 
 from loyalty.backup import physical
+from loyalty.backup.clocks import WrongClock, require_same_time
 from loyalty.backup.errors import BackupError
 from loyalty.backup.manifest import Archive, Target
+from loyalty.backup.members import standings
 from loyalty.backup.merging import merge_hours
 from loyalty.backup.metrics import write_metrics
 from loyalty.backup.oplog import Diverged, Gap, Narrow, archive_log, require_window
@@ -26,6 +29,7 @@ from loyalty.backup.records import clear_alarm, noted, raise_alarm
 from loyalty.backup.settings import Settings
 from loyalty.backup.target import Busy
 from loyalty.backup.verify import read_on_arrival
+from loyalty.infra.clock import system_clock
 
 _AFTER_FAILURE_S = 15
 _METRICS_EVERY_S = 60
@@ -53,22 +57,31 @@ def _archive(settings: Settings, target: Target) -> list[Archive]:
             outcome.bytes = sum(piece.stored_bytes for piece in slices)
     except (BackupError, PyMongoError, OSError):
         with suppress(OSError):  # an alarm that a full disk does not take must not hide what went wrong
-            _watch_window(settings, target)  # now that nothing is archived, it shrinks
+            _watch(settings, target)  # now that nothing is archived, the window shrinks
         raise
-    _watch_window(settings, target)
+    _watch(settings, target)
     return slices
 
 
-def _watch_window(settings: Settings, target: Target) -> None:
-    """What is archived is safe; the alarm is about what may come. Where no member can be asked it stays as it is."""
+def _watch(settings: Settings, target: Target) -> None:
+    """What is archived is safe; these alarms are about what may come. Where no member can be asked they stay as they
+    are."""
     try:
-        require_window(settings, target)
-    except Narrow as error:
-        raise_alarm(target, "window", error)
+        found = standings(settings)
     except BackupError:
-        pass
+        return
+    _let("window", target, lambda: require_window(settings, target, found))
+    _let("clock", target, lambda: require_same_time(found, now=system_clock()))
+
+
+def _let(subject: str, target: Target, require: Callable[[], None]) -> None:
+    """The alarm stand or fall."""
+    try:
+        require()
+    except (Narrow, WrongClock) as error:
+        raise_alarm(target, subject, error)
     else:
-        clear_alarm(target, "window")
+        clear_alarm(target, subject)
 
 
 def follow(settings: Settings, target: Target, *, metrics_file: Path | None = None) -> None:
@@ -87,7 +100,7 @@ def follow(settings: Settings, target: Target, *, metrics_file: Path | None = No
         try:
             if is_well:
                 read_on_arrival(settings, target, archive_log(settings, target, sparing=True))
-                _watch_window(settings, target)
+                _watch(settings, target)
             else:
                 archive_what_is_new(settings, target)
             merge_hours(settings, target)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta, timezone
 from typing import Any, Literal, NamedTuple
 
 from pymongo import MongoClient
@@ -13,6 +14,7 @@ from pymongo.errors import PyMongoError
 from loyalty.backup.errors import BackupError, Gone
 from loyalty.backup.manifest import ClusterTime
 from loyalty.backup.settings import Member, Settings, read_secret
+from loyalty.infra.clock import system_clock
 
 Client = MongoClient[dict[str, Any]]
 
@@ -32,6 +34,8 @@ class Standing(NamedTuple):
     majority: ClusterTime
     """The last operation of which it knows that a majority has it: it can never be rolled back. Zero right after the
     member has started."""
+    clock_ahead: timedelta = timedelta()
+    """By how much its clock is ahead of this host's."""
 
 
 def connect(settings: Settings, member: Member, *, patience_s: float = 60) -> Client:
@@ -91,6 +95,7 @@ def _standing(settings: Settings, member: Member) -> Standing | str:
     try:
         with connect(settings, member, patience_s=5) as client:
             hello = client.admin.command("hello")
+            clock_ahead = hello["localTime"].replace(tzinfo=timezone.utc) - system_clock()
     except PyMongoError as error:
         reason = str(error).partition(", full error")[0].partition(", Timeout:")[0].partition(" (configured")[0]
         return f"{member.address}: {reason}."
@@ -109,6 +114,7 @@ def _standing(settings: Settings, member: Member) -> Standing | str:
         is_passive=bool(hello.get("passive") or hello.get("hidden")),
         top=ClusterTime.of(last["opTime"]["ts"]),
         majority=ClusterTime.of(last["majorityOpTime"]["ts"]) if "majorityOpTime" in last else ClusterTime(0, 0),
+        clock_ahead=clock_ahead,
     )
 
 

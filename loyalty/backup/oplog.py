@@ -13,7 +13,7 @@ import hashlib
 import math
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -107,15 +107,12 @@ def _as_problem(standing: Standing, error: Gap | Behind | PyMongoError) -> Backu
     return BackupError(f"{standing.member.address} does not give its log: {error}", "Check the unit mongod on it.")
 
 
-def require_window(settings: Settings, target: Target) -> None:
-    """Narrow when soon no member would have what was archived last, should archiving stop now; or had stopped before.
-
-    BackupError when no member can be asked.
-    """
+def require_window(settings: Settings, target: Target, found: Sequence[Standing]) -> None:
+    """Narrow when soon no member would have what was archived last, should archiving stop now, or had it before."""
     newest = max((piece.to for piece in read_catalogue(target).slices), default=None)
     if newest is None:
         return
-    hours = max(_hours_back(settings, standing, newest) for standing in standings(settings))
+    hours = max(_hours_back(settings, standing, newest) for standing in found)
     if hours < settings.log.window_hours:
         raise Narrow(
             f"The members' log reaches back only {max(hours, 0):.1f} h beyond what is archived: after a longer outage "

@@ -8,7 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from loyalty.backup.manifest import Archive, Target, read_catalogue
+from loyalty.backup.certificate import Certificate
+from loyalty.backup.clocks import from_the_future
+from loyalty.backup.manifest import Archive, Catalogue, Target, read_catalogue
 from loyalty.backup.proof import last_proven
 from loyalty.backup.records import Run, alarms, runs
 from loyalty.backup.room import outlook
@@ -34,7 +36,7 @@ def status(target: Target, now: datetime) -> dict[str, Any]:
     return {
         "target": str(target.root),
         "free_bytes": free_bytes(target),
-        "alarms": alarms(target),
+        "alarms": _of_clocks(catalogue, proven, now) | alarms(target),
         "damaged": list(catalogue.damaged),
         "newest": {
             "full": _newest(fulls, now),
@@ -62,6 +64,15 @@ def status(target: Target, now: datetime) -> dict[str, Any]:
         "recent": [{**msgspec.to_builtins(run), "took_s": run.took_s} for run in _worth_telling(history)[-_RECENT:]],
         "runs": {kind: msgspec.to_builtins(run) for kind, run in last_runs.items()},
     }
+
+
+def _of_clocks(catalogue: Catalogue, proven: Certificate | None, now: datetime) -> dict[str, str]:
+    """An alarm when what is kept is from the future: by its age it would never be late."""
+    archives = (*catalogue.physical, *catalogue.slices, *catalogue.dumps, *catalogue.files, *catalogue.site)
+    known = [(f"{archive.kind} {archive.id}", archive.to.instant) for archive in archives]
+    known += [(f"last proven restore, {proven.id},", proven.began)] if proven else []
+    sentence = from_the_future(known, now=now)
+    return {"clock": sentence} if sentence else {}
 
 
 def _worth_telling(history: Sequence[Run]) -> list[Run]:

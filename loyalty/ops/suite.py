@@ -133,6 +133,7 @@ _TOOLS = (
     ("chromium", "chromium", {"api"}),
     ("rsync", "rsync", {"integration"}),
     ("borg", "borgbackup", {"integration"}),
+    ("faketime", "faketime", {"integration"}),
     ("mkfs.xfs", "xfsprogs", {"integration"}),
 )
 
