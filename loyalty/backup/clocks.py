@@ -35,12 +35,12 @@ def require_same_time(found: Sequence[Standing], *, now: datetime) -> None:
     if abs(worst.clock_ahead) > APART:
         how = "ahead of" if worst.clock_ahead > timedelta() else "behind"
         raise WrongClock(
-            f"The clock of {worst.member.address} is {_minutes(worst.clock_ahead)} {how} this host's.", _REMEDY
+            f"The clock of {worst.member.address} is {told(worst.clock_ahead)} {how} this host's.", _REMEDY
         )
     top = max(one.top for one in found).instant
     if top > now + APART:
         raise WrongClock(
-            f"The database's time is {_minutes(top - now)} ahead of the clocks, one of which was set back.",
+            f"The database's time is {told(top - now)} ahead of the clocks, one of which was set back.",
             f"Until {top:%F %T} UTC all that is written falls into that one second; of a restore `latest` has it. "
             f"{_REMEDY}",
         )
@@ -51,8 +51,13 @@ def from_the_future(known: Iterable[tuple[str, datetime]], *, now: datetime) -> 
     what, at = max(known, key=lambda one: one[1], default=("", now))
     if at <= now + APART:
         return None
-    return f"The {what} is of {at:%F %T} UTC, {_minutes(at - now)} from now: a clock is wrong, or was. {_REMEDY}"
+    return f"The {what} is of {at:%F %T} UTC, {told(at - now)} from now: a clock is wrong, or was. {_REMEDY}"
 
 
-def _minutes(apart: timedelta) -> str:
-    return f"{abs(apart).total_seconds() / 60:,.0f} min"
+def told(apart: timedelta) -> str:
+    """By how much, in words."""
+    seconds = abs(apart).total_seconds()
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"

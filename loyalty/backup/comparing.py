@@ -55,8 +55,10 @@ def compare(
     results = dict(_compare_slices(target, far, both, state, now))
     for key in _chosen(both, state):
         results[key] = _differing(target, far, *_where(key))
-    state.read_at = {key: at for key, at in state.read_at.items() if key in both}
-    state.read_at |= dict.fromkeys(results, now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    this_time = now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # What a clock that was ahead has noted would not have its turn again before that time.
+    state.read_at = {key: min(at, this_time) for key, at in state.read_at.items() if key in both}
+    state.read_at |= dict.fromkeys(results, this_time)
     state.damaged = {key: path for key, path in state.damaged.items() if key in both and key not in results}
     state.damaged |= {key: files[0] for key, files in results.items() if files}
     write_whole(_state_file(target), msgspec.json.encode(state) + b"\n")

@@ -287,6 +287,8 @@ def note(target: Target, catalogue: Catalogue, results: Iterable[Result], *, now
 def _remember(target: Target, catalogue: Catalogue, results: Sequence[Result], now: datetime) -> None:
     state = read_state(target)
     at = now.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # What a clock that was ahead has noted would not have its turn again before that time.
+    state.read_at = {key: min(then, at) for key, then in state.read_at.items()}
     for result in results:
         if result.kind != "log":
             state.read_at[result.key] = at

@@ -17,6 +17,8 @@ DAILY = {
 }
 """What happens every day, in words; the copy where there is a place for it."""
 
+_CLOCKS_DIFFER_BY_MINUTES = 5
+
 
 @check("backups kept", "A host keeps backups of the site", level="notice")
 def kept(seen: Seen, limits: Limits) -> Iterator[Complaint]:
@@ -53,6 +55,12 @@ def taken(seen: Seen, limits: Limits) -> Iterator[Complaint]:
                 name,
                 f"the archived log ends {minutes:.0f} min ago: what was written since is on the servers alone",
                 f"on {name}: loyalty-backup log; journalctl -u loyalty-backup-log -n 30",
+            )
+        elif minutes < -_CLOCKS_DIFFER_BY_MINUTES:
+            yield (
+                name,
+                f"the archived log ends {-minutes:.0f} min from now: a clock is wrong, and it may be late",
+                f"on {name} and the hosts of the database: chronyc sources; here: date --utc",
             )
 
 

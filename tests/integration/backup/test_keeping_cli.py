@@ -190,6 +190,19 @@ def test_eight_days_without_a_proven_restore_are_an_alarm(kept: Kept, run: Run) 
     assert "loyalty_backup_proven_timestamp_seconds" in run("metrics").output
 
 
+def test_a_proof_from_the_future_is_an_alarm_until_there_is_another(kept: Kept, run: Run) -> None:
+    """This host's clock was ahead by a year during a drill: by its age that proof would do for as long."""
+    verify = ("verify", read_catalogue(kept.target).slices[0].id)
+    ahead = drilled(kept.target, -365)
+    run(*verify)
+    assert "last proven 365 days in the future" in alarms(kept.target)["proof"]
+    assert ahead.id in json.loads(run("status", "--json").output)["alarms"]["clock"]
+    drilled(kept.target, 0)
+    run(*verify)
+    assert "proof" not in alarms(kept.target)
+    assert "clock" not in json.loads(run("status", "--json").output)["alarms"]
+
+
 def test_the_last_chain_does_not_go_even_when_it_is_damaged(kept: Kept, run: Run) -> None:
     for one in read_catalogue(kept.target).chains:
         for segment in (kept.target.repository(one.id) / "data" / "0").iterdir():

@@ -198,6 +198,14 @@ def test_in_the_end_the_days_have_read_everything(kept: Kept) -> None:
     }
 
 
+def test_what_was_read_by_a_clock_that_was_ahead_has_its_turn_again(kept: Kept) -> None:
+    catalogue = read_catalogue(kept.target)
+    results = list(kept.verifier().daily(catalogue, State(), now=NOW))
+    note(kept.target, catalogue, results, now=NOW + timedelta(days=365))
+    note(kept.target, catalogue, [], now=NOW)
+    assert {at[:10] for at in read_state(kept.target).read_at.values()} == {f"{NOW:%Y-%m-%d}"}
+
+
 @given(st.integers(1, 9), st.integers(0, 40))
 def test_the_newest_is_read_each_day_and_the_others_in_turn(count: int, days: int) -> None:
     things = [str(number) for number in range(count)]

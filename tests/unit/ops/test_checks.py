@@ -179,6 +179,14 @@ def test_a_log_that_is_archived_all_the_time_is_late_after_minutes() -> None:
     assert finding.found.startswith("the archived log ends 3 min ago")
 
 
+def test_a_log_that_ends_in_the_future_is_not_taken_for_young() -> None:
+    seen = healthy()
+    state(seen, "backup1")["backup"]["log_reaches"] = "2026-11-28T13:00:00Z"
+    (finding,) = found(seen)
+    assert finding.found.startswith("the archived log ends 60 min from now")
+    assert "chronyc" in finding.remedy
+
+
 def test_a_full_brings_what_changed_as_an_incremental_does() -> None:
     seen = healthy()
     backup = state(seen, "backup1")["backup"]
