@@ -85,6 +85,15 @@ def check_lab(directory: Path, *, fresh: bool) -> list[Finding]:
     return findings
 
 
+def use_all_processors() -> None:
+    """Let this process, and what it starts, run on every processor that this machine has.
+
+    Whoever started it may have been held to some of them, as Mitogen holds the tasks of a playbook, and all that a
+    process starts inherits that: the servers of a lab would share one processor for as long as they live.
+    """
+    os.sched_setaffinity(0, os.sched_getaffinity(1))
+
+
 def missing_packages() -> list[str]:
     """Return the packages that the lab needs and this machine lacks."""
     # Debian keeps administration tools out of an ordinary user's PATH.

@@ -61,6 +61,7 @@ class Lab:
     def up(self) -> None:
         """Make the servers that are missing and boot those that are off; the rest is left alone."""
         host.refuse_problems(host.check_basics())
+        host.use_all_processors()
         if missing := host.missing_packages():
             self._say(f"installing on this machine: {' '.join(missing)}")
             host.install_packages(missing)
@@ -111,6 +112,7 @@ class Lab:
 
     def boot(self, name: str) -> None:
         """Switch a server on (after `kill`, this is its crash recovery) and wait until SSH answers."""
+        host.use_all_processors()
         with self._site_lock():
             site = self._existing()
             self._network(site)

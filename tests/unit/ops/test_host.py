@@ -1,0 +1,21 @@
+"""What the lab asks of this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+_PINNED = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from loyalty.ops.host import use_all_processors
+use_all_processors()
+print(sorted(os.sched_getaffinity(0)))
+"""
+
+
+def test_servers_have_all_processors_whoever_starts_them() -> None:
+    """A process of its own, which is held to one processor: its affinity is not to be that of the other tests."""
+    done = subprocess.run([sys.executable, "-c", _PINNED], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(sorted(os.sched_getaffinity(1)))
