@@ -6,11 +6,15 @@ same place and units fail at random. So the launcher moves into a fresh group be
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from loyalty.ops.errors import Failure
+
+_NICE_STEP = 0.8
+"""What one step of niceness leaves of a process's share: sched(7) has the inverse, 1.25."""
 
 
 def own_groups(proc_self_cgroup: str, mounts: str, name: str) -> list[Path]:
@@ -51,7 +55,15 @@ def make(name: str) -> list[Path]:
     groups = own_groups(Path("/proc/self/cgroup").read_text(), Path("/proc/mounts").read_text(), name)
     for group in groups:
         group.mkdir(parents=True, exist_ok=True)
+        weigh(group, niceness=os.getpriority(os.PRIO_PROCESS, 0))
     return groups
+
+
+def weigh(group: Path, *, niceness: int) -> None:
+    """Let the group as a whole yield to others as a process of this niceness does: within it, `nice` ends."""
+    for file, usual in (("cpu.shares", 1024), ("cpu.weight", 100)):
+        if (group / file).exists():
+            (group / file).write_text(str(round(usual * _NICE_STEP**niceness)))
 
 
 def freeze(groups: Iterable[Path], *, frozen: bool, patience_s: float = 10.0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from loyalty.ops.cgroups import own_groups, remove
+from loyalty.ops.cgroups import own_groups, remove, weigh
 
 HYBRID_MOUNTS = """\
 tmpfs /sys/fs/cgroup tmpfs rw,relatime,mode=755 0 0
@@ -60,3 +60,14 @@ def test_remove_reports_what_is_still_in_use(tmp_path: Path) -> None:
     group.mkdir()
     (group / "a-process").touch()  # rmdir refuses, as the kernel does for a group with processes
     assert remove([group], patience_s=0) == [group]
+
+
+def test_a_group_yields_as_who_started_it_does(tmp_path: Path) -> None:
+    """A process of niceness 5 has 335 of the usual 1024, sched(7). A file that is missing is not made."""
+    (tmp_path / "cpu.shares").write_text("1024")
+    weigh(tmp_path, niceness=5)
+    assert abs(int((tmp_path / "cpu.shares").read_text()) - 335) < 2
+    assert [file.name for file in tmp_path.iterdir()] == ["cpu.shares"]
+    (tmp_path / "cpu.weight").write_text("1")
+    weigh(tmp_path, niceness=0)
+    assert (tmp_path / "cpu.weight").read_text() == "100"
