@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from bson.codec_options import CodecOptions
 from bson.raw_bson import RawBSONDocument
+from pymongo import MongoClient
 
 from tests.integration.backup.conftest import SOURCE, source_command
 from tests.servers import Member, Mongod, wait_until
@@ -174,6 +175,12 @@ def test_writers_wait_only_while_the_member_is_locked(lone_member: Mongod) -> No
 
 WAITED_S = 10
 """More than a busy machine takes for a write, and much less than mongod gives a transaction that stays open (60 s)."""
+
+
+def is_old(client: MongoClient[dict[str, Any]]) -> bool:
+    """Whether a transaction has been open for longer than those that the lock may wait for."""
+    old = {"transaction.timeOpenMicros": {"$gt": 1_000_000}}
+    return bool(list(client.admin.aggregate([{"$currentOp": {"idleSessions": True}}, {"$match": old}])))
 
 
 def test_rule_7_nobody_waits_for_a_transaction_that_stays_open(lone_member: Mongod) -> None:
