@@ -43,11 +43,9 @@ class SkewedSite(Site):
         self.path.write_text(written.replace(here, f'command = ["env", "--unset=LD_PRELOAD", "{sys.executable}"'))
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", _PROGRAM, "--settings", str(self.path), *arguments]
         return subprocess.run(
-            [
-                *("faketime", "-m", "-f", f"{self.ahead_s:+d}s"),
-                *(sys.executable, "-c", _PROGRAM, "--settings", str(self.path), *arguments),
-            ],
+            ["faketime", "-m", "-f", f"{self.ahead_s:+d}s", *command] if self.ahead_s else command,
             capture_output=True,
             text=True,
             check=False,
@@ -198,7 +196,7 @@ def test_a_member_whose_clock_was_set_back_is_archived_and_restored_exactly(
     site.must("log")
     skewed_member.set_clock(HOUR_S)
     ahead = write(skewed_member, 3, 4)
-    site.must("incremental", "log")
+    site.must("log")
     assert "min ahead of this host's" in site.alarms()["clock"]
     skewed_member.set_clock(0)
     back = write(skewed_member, 5)
@@ -211,7 +209,6 @@ def test_a_member_whose_clock_was_set_back_is_archived_and_restored_exactly(
     assert "database's time is" in site.alarms()["clock"]
     require_exact(site, skewed_member, last)
     for name, moment, expected in (
-        ("before", ClusterTime.last_of(before.instant), [0, 1, 2]),
         ("within", back, [0, 1, 2, 3, 4, 5]),
         ("latest", None, [0, 1, 2, 3, 4, 5, 6, 7]),
     ):
