@@ -189,6 +189,7 @@ def test_rule_7_nobody_waits_for_a_transaction_that_stays_open(lone_member: Mong
         client.shop.visits.insert_one({"_id": "first"})
         with client.start_session() as session, session.start_transaction():
             client.shop.visits.insert_one({"_id": "within"}, session=session)
+            wait_until(lambda: is_old(client), timeout_s=30, failure=lambda: "it never was open for so long")
             copy = beside.submit(ask, lone_member, do="physical", primary_lock_seconds_max=20)
             until = time.monotonic() + 6
             while time.monotonic() < until:
