@@ -75,7 +75,7 @@ def _watch(settings: Settings, target: Target) -> None:
 
 
 def _let(subject: str, target: Target, require: Callable[[], None]) -> None:
-    """The alarm stand or fall."""
+    """Raise the alarm, or clear it."""
     try:
         require()
     except (Narrow, WrongClock) as error:
