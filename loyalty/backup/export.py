@@ -13,7 +13,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote_plus
 
 import bson
 from bson import json_util
@@ -44,7 +44,7 @@ def export(settings: Settings, target: Target, archive: Archive, into: Path, *, 
             one = bson.decode(raw)
             folder = into / one["database"]
             folder.mkdir(mode=0o700, exist_ok=True)
-            name = quote(one["name"], safe="")
+            name = quote_plus(one["name"])
             write_new(folder / f"{name}.metadata.json", [_metadata(one)])
             if one["kind"] != "collection":
                 continue

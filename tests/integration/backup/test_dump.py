@@ -135,13 +135,14 @@ def test_rule_5_a_dump_has_users_and_no_keys(site: Site, shop: Client, tmp_path:
 
 def test_a_dump_is_written_as_the_servers_own_tools_write_one(site: Site, shop: Client, tmp_path: Path) -> None:
     shop.shop.orders.insert_many([{"till": 1, "number": number} for number in range(100)])
+    shop.shop["50 % off"].insert_one({})
     made = dump(site.settings, site.target).archive
     into = tmp_path / "exported"
     done = site.run("export", "latest", "--into", str(into))
     assert done.returncode == 0, done.stderr
     files = {str(path.relative_to(into)) for path in into.rglob("*") if path.is_file()}
     assert files == {
-        *(f"shop/{name}.{kind}" for name in ("strict", "orders") for kind in ("bson", "metadata.json")),
+        *(f"shop/{name}.{kind}" for name in ("strict", "orders", "50+%25+off") for kind in ("bson", "metadata.json")),
         "shop/new.metadata.json",
         *(f"admin/system.{name}.{kind}" for name in ("users", "roles") for kind in ("bson", "metadata.json")),
         "admin/system.version.bson",
