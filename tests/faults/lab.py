@@ -36,6 +36,11 @@ PATIENCE_S = 180
 
 _URI = 'uri = open("/etc/loyalty/credentials/mongo_uri").read().strip()\n'
 _PRIMARY = _URI + "import pymongo\nprint(pymongo.MongoClient(uri).admin.command('hello')['primary'])\n"
+_REDIS_MASTER = """
+from loyalty.infra.sentinel import master_behind
+url = open("/etc/loyalty/credentials/redis_url").read().strip()
+print(master_behind(url).connection_pool.get_master_address()[0])
+"""
 _ENTRIES = (
     _URI
     + """
@@ -98,7 +103,7 @@ class LabCluster:
             "application killed": lambda: self._signalled(self._application, "KILL", APPLICATION),
             "application restarted": lambda: self._restarted(self._application, APPLICATION),
             "NGINX killed": lambda: self._signalled(self._application, "KILL", "nginx.service"),
-            "Redis killed": lambda: self._signalled(lambda: self.redis[0], "KILL", "redis-server.service"),
+            "Redis killed": lambda: self._signalled(self.redis_master, "KILL", "redis-server.service"),
             "power cut of the application": lambda: self._power_cut(self._application),
             "application's host frozen": lambda: self._frozen(self._application),
             "clock ahead": lambda: self._clock(AHEAD_S),
@@ -217,6 +222,13 @@ class LabCluster:
     def _other_mongods(self) -> list[str]:
         primary = self.primary()
         return [host for host in self.mongods if host != primary]
+
+    def redis_master(self) -> str:
+        """The host of Redis; where there are several, the one that their Sentinels call the master."""
+        if len(self.redis) == 1:
+            return self.redis[0]
+        found = self.run(self.applications[-1], "/opt/loyalty/current/venv/bin/python -", _REDIS_MASTER).strip()
+        return next(host for host, address in self._addresses.items() if found in (host, address))
 
     def _application(self) -> str:
         return self.applications[0]

@@ -173,6 +173,22 @@ def test_all_that_is_there_is_compared_in_time(kept: Kept, far: Far, tmp_path: P
     assert any(is_found(days) for days in range(3, 3 + ROUND_DAYS))
 
 
+def test_what_was_compared_by_a_clock_that_was_ahead_has_its_turn_again(kept: Kept, tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    far = Far(str(tmp_path / "far"))
+    for second in (400, 500):
+        kept.chain(second)
+    begin(kept.target, far)
+    for _ in range(2):  # brought, and then compared: the newest chain and the first
+        copy(kept.target, far, POLICY, now=NOW + timedelta(days=3650))
+    first = read_catalogue(kept.target).chains[0]
+    flip(max((there(tmp_path).repository(first.id) / "data/0").iterdir(), key=os.path.getsize))
+    copy(kept.target, far, POLICY, now=NOW)
+    copy(kept.target, far, POLICY, now=NOW + timedelta(days=1))
+    with pytest.raises(CopyError, match=rf"not what is here: chain/{first.id}"):
+        copy(kept.target, far, POLICY, now=NOW + timedelta(days=2))
+
+
 def test_a_run_that_adds_to_a_chain_here_makes_nothing_there_differ(kept: Kept, far: Far, tmp_path: Path) -> None:
     begin(kept.target, far)
     copy(kept.target, far, POLICY, now=NOW)
