@@ -74,8 +74,8 @@ def standings(settings: Settings) -> list[Standing]:
 
 
 def in_order(found: Sequence[Standing], *, most_lag_s: float, favourite: str | None = None) -> list[Standing]:
-    """Whom to ask first: a secondary that keeps up, the favourite before others; hidden, then priority 0, then the
-    one that is least behind. A primary only when there is no such secondary."""
+    """Whom to ask first: a secondary that keeps up, the favourite before others; hidden, then one whose host serves no
+    requests, then priority 0, then the one that is least behind. A primary only when there is no such secondary."""
     newest = max(standing.top for standing in found)
     fit = [one for one in found if one.role == "primary" or newest.t - one.top.t <= most_lag_s]
     return sorted(
@@ -84,6 +84,7 @@ def in_order(found: Sequence[Standing], *, most_lag_s: float, favourite: str | N
             one.role == "primary",
             one.member.address != favourite,
             not one.is_hidden,
+            one.member.beside_application,
             not one.is_passive,
             newest.t - one.top.t,
         ),

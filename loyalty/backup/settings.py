@@ -67,6 +67,10 @@ class Member(_Section):
     )
     ssh_port: int = Field(22, ge=1, le=65535, description="Where it is listened to.")
     command: tuple[str, ...] = Field((), description="Where the member runs on this host: the program, as a list.")
+    beside_application: bool = Field(
+        False,
+        description="Whether its host also serves requests, which a copy would slow down: another is asked first.",
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Member:

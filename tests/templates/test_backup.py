@@ -31,6 +31,8 @@ def test_the_program_accepts_its_settings(topology: str, keeper: str, system: st
         "two-server": ["db1:27017"],
         "ha": ["db1:27017", "db2:27017", "db3:27017"],
     }[topology]
+    beside = [member.address for member in settings.members if member.beside_application]
+    assert beside == (["box1:27017"] if topology == "three-server" else [])
     assert settings.log.every_seconds == 900
     assert settings.drill.within_days == 8
     assert "secret-of-" not in file.read_text(encoding="utf-8")

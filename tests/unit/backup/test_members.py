@@ -13,10 +13,16 @@ NOW = 1_796_000_000
 
 
 def standing(
-    name: str, role: str = "secondary", *, hidden: bool = False, passive: bool = False, lag_s: int = 0
+    name: str,
+    role: str = "secondary",
+    *,
+    hidden: bool = False,
+    passive: bool = False,
+    beside_application: bool = False,
+    lag_s: int = 0,
 ) -> Standing:
     top = ClusterTime(NOW - lag_s, 1)
-    member = Member(address=f"{name}:27017", command=("/x",))
+    member = Member(address=f"{name}:27017", command=("/x",), beside_application=beside_application)
     return Standing(member, "primary" if role == "primary" else "secondary", hidden, passive or hidden, top, top)
 
 
@@ -33,6 +39,17 @@ def test_hidden_then_passive_then_least_behind_then_the_primary() -> None:
         standing("hidden", hidden=True, lag_s=20),
     ]
     assert names(found) == ["hidden", "passive", "even", "behind", "primary"]
+
+
+def test_the_host_that_serves_requests_is_left_alone() -> None:
+    """As the third vote of three servers, which never leads and is the application's host."""
+    found = [
+        standing("db1", "primary"),
+        standing("box1", passive=True, beside_application=True),
+        standing("db2", lag_s=3),
+    ]
+    assert names(found) == ["db2", "box1", "db1"]
+    assert names(found, favourite="box1:27017") == ["box1", "db2", "db1"]
 
 
 def test_the_favourite_comes_before_other_secondaries_but_a_primary_is_nobodys() -> None:
