@@ -325,7 +325,12 @@ def _initiate(members: Sequence[Member]) -> None:
     configuration = {
         "_id": REPLICA_SET,
         "members": [{"_id": number, "host": member.address} for number, member in enumerate(members)],
-        "settings": {"electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500, "catchUpTimeoutMillis": 1000},
+        "settings": {
+            "electionTimeoutMillis": 2000,
+            "heartbeatIntervalMillis": 500,
+            "catchUpTimeoutMillis": 1000,
+            "chainingAllowed": False,
+        },
     }
     members[0].ask({"replSetInitiate": configuration}, timeout_s=15)
 

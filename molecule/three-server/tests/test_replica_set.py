@@ -69,6 +69,7 @@ def test_all_three_hold_data_and_vote_and_two_may_lead(ask: Ask) -> None:
     }  # by hand: a line holds what belongs together  # fmt: skip
     assert config["settings"]["electionTimeoutMillis"] == 2000
     assert config["settings"]["heartbeatIntervalMillis"] == 500
+    assert config["settings"]["chainingAllowed"] is False
     assert sorted(states(ask, "box1").values()) == ["PRIMARY", "SECONDARY", "SECONDARY"]
 
 

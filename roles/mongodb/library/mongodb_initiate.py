@@ -154,7 +154,9 @@ def main() -> None:
     if MongoClient is None:
         module.fail_json(msg=NO_PYMONGO)
     params = module.params
-    params["settings"] = {name: int(value) for name, value in params["settings"].items()}
+    params["settings"] = {
+        name: value if isinstance(value, bool) else int(value) for name, value in params["settings"].items()
+    }
     access = Access(params["port"], params["ca_file"], params["admin_password"])
     try:
         module.exit_json(**initiate(params, access, check_mode=module.check_mode))

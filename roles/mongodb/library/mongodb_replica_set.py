@@ -314,7 +314,9 @@ def main() -> None:
     if MongoClient is None:
         module.fail_json(msg=NO_PYMONGO)
     params = module.params
-    params["settings"] = {name: int(value) for name, value in params["settings"].items()}
+    params["settings"] = {
+        name: value if isinstance(value, bool) else int(value) for name, value in params["settings"].items()
+    }
     try:
         module.exit_json(**ensure(params, check_mode=module.check_mode))
     except Unexpected as error:

@@ -223,6 +223,28 @@ def test_a_secondary_that_writers_wait_for_is_locked_no_longer_than_a_primary(
         away.start()
 
 
+def test_no_member_follows_one_that_may_be_locked(site: Site, replica_set: ReplicaSet, tmp_path: Path) -> None:
+    """Else it would stand still as well, and with it whatever a majority is to acknowledge (decision 0039)."""
+    locked, follower = replica_set.secondaries()
+    follower.ask({"replSetSyncFrom": locked.address})
+    with connect(replica_set) as client:
+        client.shop.followed.insert_one({})
+        primary = replica_set.primary().address
+        wait_until(
+            lambda: follower.ask("replSetGetStatus").get("syncSourceHost") == primary,
+            timeout_s=30,
+            failure=lambda: "it goes on following a secondary",
+        )
+        guard = start_guard(locked, tmp_path, 300)
+        try:
+            assert first_line(guard)
+            client.shop.followed.insert_one({})
+            assert is_locked(locked)
+        finally:
+            guard.kill()
+            guard.communicate()
+
+
 def test_a_failover_during_a_full_costs_nothing_of_it(site: Site, replica_set: ReplicaSet) -> None:
     with Writer(replica_set, "full") as writer:
         begun = threading.Event()
