@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from loyalty.infra.ids import entry_id
+from loyalty.infra.ids import entry_id, member_id
+from loyalty.ledger.entry import member_of
 from loyalty.ops.errors import Failure
 from tests import runbook
 from tests.lab_site import LEDGER, LabSite, new_program
@@ -161,15 +162,20 @@ def test_a_corrupted_entry_is_named_and_its_member_is_brought_out(story: Story) 
     """Of the first member, whom the runbook names. Afterwards it is changed back, as nobody but this test can."""
     story.now_is_good()
     runbook.appliance(story.site, "backup", "--log")
-    number = story.on_primary("db.ledger.find_one({}, sort=[('_id', 1)])['_id']")
-    kind = story.on_primary(f"db.ledger.find_one({{'_id': {number}}})['kind']")
+    first = "db.ledger.find({}, {'kind': 1, 'program': 1}, sort=[('_id', 1)], limit=1)"
+    number, kind, program = story.on_primary(f"[(e['_id'], e['kind'], e['program']) for e in {first}][0]")
     change = "db.ledger.update_one({{'_id': {}}}, {{'$set': {{'kind': {!r}}}}}).modified_count"
     assert story.on_primary(change.format(number, "gift")) == 1
     with pytest.raises(Failure, match=entry_id(number)):
         story.site.run_on(APP, [VERIFY])
     assert re.search(r"[1-9]\d* documents in", story.follow("corrupted-member", where="keeper"))
+    frozen = "db.members.count_documents({'frozen': {'$exists': True}})"
+    wait_until(lambda: story.on_primary(frozen) == 1, timeout_s=180, failure=lambda: "the monitor did not notice")
     assert story.on_primary(change.format(number, kind)) == 1
     story.site.run_on(APP, [VERIFY])
+    member = member_id(member_of(number))
+    story.site.run_on(APP, [f"loyalty member unfreeze {program} {member} --reason 'it is as it was in the backup'"])
+    assert story.on_primary(frozen) == 0
 
 
 def test_the_only_application_server_is_lost_and_made_anew(story: Story) -> None:
