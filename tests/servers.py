@@ -37,6 +37,13 @@ from loyalty.programs import service as programs
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REPLICA_SET = "loyalty"
+SETTINGS = {
+    "electionTimeoutMillis": 2000,
+    "heartbeatIntervalMillis": 500,
+    "catchUpTimeoutMillis": 1000,
+    "chainingAllowed": False,
+}
+"""Of the replica set, as the role mongodb has them (tests/templates/test_mongodb.py)."""
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """`verify` of clients to servers that speak no TLS. By itself httpx reads all CAs of the system for each client, which
 takes more processor time than most tests."""
@@ -325,12 +332,7 @@ def _initiate(members: Sequence[Member]) -> None:
     configuration = {
         "_id": REPLICA_SET,
         "members": [{"_id": number, "host": member.address} for number, member in enumerate(members)],
-        "settings": {
-            "electionTimeoutMillis": 2000,
-            "heartbeatIntervalMillis": 500,
-            "catchUpTimeoutMillis": 1000,
-            "chainingAllowed": False,
-        },
+        "settings": SETTINGS,
     }
     members[0].ask({"replSetInitiate": configuration}, timeout_s=15)
 
