@@ -24,6 +24,7 @@ from pymongo import ASCENDING, MongoClient
 from loyalty.backup.dump import dump
 from loyalty.backup.scratch import Client
 from tests.integration.backup.conftest import Site
+from tests.integration.backup.test_dump import content
 from tests.servers import Mongod
 
 Document = dict[str, Any]
@@ -38,7 +39,7 @@ DOCUMENTS = 20_000
 @click.argument("directory", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(directory: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        source, other = (Mongod(_made(Path(folder) / name)) for name in ("source", "other"))
+        source, other = Mongod(Path(folder) / "source"), Mongod(Path(folder) / "other")
         try:
             source.start()
             other.start()
@@ -46,11 +47,6 @@ def main(directory: Path) -> None:
         finally:
             source.stop()
             other.stop()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def _compare(tools: Path, folder: Path, source: Mongod, other: Mongod) -> None:
@@ -69,7 +65,7 @@ def _compare(tools: Path, folder: Path, source: Mongod, other: Mongod) -> None:
 
         said = _run(tools / "mongorestore", f"--uri={other.uri}", str(exported))
         click.echo(said.splitlines()[-1])
-        assert _content(restored) == _content(client)
+        assert content(restored) == content(client)
         with MongoClient[Document]("127.0.0.1", other.port, username="anna", password="first") as anna:
             assert anna.admin.command("rolesInfo", "seller")["roles"]
         click.echo("mongorestore made the same database, and its user may log in")
@@ -98,17 +94,6 @@ def _run(*command: str | Path) -> str:
     return done.stdout or done.stderr
 
 
-def _content(client: Client) -> Document:
-    """Hashes, options and indexes."""
-    hashes = client.shop.command("dbHash")["collections"]
-    return {
-        each["name"]: (hashes.get(each["name"]), each["options"], client.shop[each["name"]].index_information())
-        if each["type"] == "collection"
-        else each["options"]
-        for each in client.shop.list_collections()
-    }
-
-
 def _files(folder: Path) -> dict[Path, Any]:
     """What is in the files of a dump.
 
@@ -116,11 +101,11 @@ def _files(folder: Path) -> dict[Path, Any]:
     """
     found: dict[Path, Any] = {}
     for file in (*folder.glob("shop/*"), *folder.glob("admin/system.[ur]*")):
-        content = file.read_bytes()
+        packed = file.read_bytes()
         if file.suffix == ".bson":
-            found[file.relative_to(folder)] = sorted(map(bson.encode, bson.decode_all(content)))
+            found[file.relative_to(folder)] = sorted(map(bson.encode, bson.decode_all(packed)))
         else:
-            found[file.relative_to(folder)] = {**json_util.loads(content), "uuid": None}
+            found[file.relative_to(folder)] = {**json_util.loads(packed), "uuid": None}
     return found
 
 
