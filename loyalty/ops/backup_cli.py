@@ -19,7 +19,7 @@ from loyalty.ops.options import check_option, extra_option, extra_variables, jso
 
 KINDS = ("full", "incremental", "log", "files", "dump", "verify", "prune", "copy")
 """What can be taken by itself, in the order in which it is taken."""
-_AFTERWARDS = ("8 ", "Look at the site")
+_AFTERWARDS = ("8 ", "9 ", "10 ", "Look at the site")
 """How the plays of `restore` begin that come when the site is open again."""
 _INSTANT = re.compile(r"latest|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 

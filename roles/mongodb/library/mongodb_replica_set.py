@@ -18,7 +18,7 @@ from ansible.module_utils.replica_set import (
     step_down,
     until,
 )
-from ansible.module_utils.replica_set_plan import Impossible, Member, Step, plan, told
+from ansible.module_utils.replica_set_plan import Impossible, Member, Step, plan, put_off, told
 
 try:
     from pymongo import MongoClient
@@ -51,6 +51,11 @@ options:
     description: Members (HOST:PORT) that may be added. Every wanted one where this is left out.
     type: list
     elements: str
+  postponed:
+    description: Wanted members (HOST:PORT) that do not join in this run; those that did already stay as they are.
+    type: list
+    elements: str
+    default: []
   settings:
     description: Wanted values in the C(settings) of the replica set's configuration.
     type: dict
@@ -274,6 +279,7 @@ def ensure(params: dict[str, Any], *, check_mode: bool) -> dict[str, Any]:
             return {"changed": False, "plan": []}
         config = replica_set.configuration()
     current = _members(config)
+    wanted = put_off(wanted, params["postponed"], current)
     refuse_unexpected(current, wanted, params["joining"], params["leaving"])
     primary = replica_set.primary()
     steps = plan(current, wanted, primary=primary, dead=condition(replica_set.access, primary).dead)
@@ -304,6 +310,7 @@ def main() -> None:
             "members": {"type": "list", "elements": "dict", "required": True},
             "leaving": {"type": "list", "elements": "str", "default": []},
             "joining": {"type": "list", "elements": "str"},
+            "postponed": {"type": "list", "elements": "str", "default": []},
             "settings": {"type": "dict", "default": {}},
             "lag_seconds": {"type": "int", "default": 10},
             "sync_timeout_seconds": {"type": "int", "default": 43200},

@@ -82,6 +82,12 @@ def plan(
     return steps
 
 
+def put_off(wanted: Iterable[Member], postponed: Collection[str], current: Iterable[Member]) -> list[Member]:
+    """What is wanted for now: members that are `postponed` stay as they are, and outside where they are outside."""
+    now = {member.host: member for member in wanted if member.host not in postponed}
+    return [*now.values(), *(member for member in current if member.host in postponed)]
+
+
 def after_step(state: dict[str, Member], step: Step) -> dict[str, Member]:
     """The members after `step`."""
     if step.do == "step down":

@@ -32,6 +32,17 @@ def test_a_set_of_one_grows_by_members_that_have_caught_up() -> None:
     ]
 
 
+def test_members_that_are_put_off_neither_join_nor_change() -> None:
+    wanted = [Member("a", priority=2), Member("b"), Member("c")]
+    assert replica_set.put_off(wanted, ["b", "c"], [Member("a")]) == [Member("a", priority=2)]
+    joining = Member("b", votes=0, priority=0)
+    assert replica_set.put_off(wanted, ["b", "c"], [Member("a"), joining]) == [Member("a", priority=2), joining]
+    assert said([Member("a"), joining], replica_set.put_off(wanted, ["b", "c"], [Member("a"), joining])) == [
+        "set the priority of a from 1 to 2"
+    ]
+    assert replica_set.put_off(wanted, [], [Member("a")]) == wanted
+
+
 def test_the_only_member_hands_over_to_its_successor() -> None:
     assert said([Member("a")], [Member("b")]) == [
         "add b without a vote, and wait until it has caught up",
