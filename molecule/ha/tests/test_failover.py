@@ -220,6 +220,21 @@ def test_the_floating_address_moves_when_its_balancer_stops(site: LabSite, capsy
     assert not tills.lost()
 
 
+def test_nobody_waits_for_an_answer_of_a_balancer_that_has_left(
+    site: LabSite, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in an upgrade or a reboot: without the address an answer reaches nobody, so connections end before."""
+    left = holder(site)
+    with Tills(site) as tills:
+        on(site, left, "systemctl", "restart", "keepalived")
+        until(lambda: holder(site) not in ("", left), "the address did not move")
+        tills.go_on(12)  # longer than a till waits for an answer
+    show(capsys, tills.report(f"keepalived of {left} restarted"))
+    assert not tills.failed
+    assert tills.slowest_s < 5
+    assert not tills.lost()
+
+
 def test_the_jobs_move_within_15_s_when_their_host_loses_power(
     site: LabSite, capsys: pytest.CaptureFixture[str]
 ) -> None:
