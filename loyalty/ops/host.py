@@ -181,7 +181,16 @@ def _bridge() -> Finding:
 
 def _nft() -> Finding:
     table = f"loyalty_probe_{os.getpid()}"
-    rules = f"table ip {table} {{\n chain c {{\n type nat hook postrouting priority srcnat;\n masquerade;\n }}\n}}\n"
+    # Dormant: what it asks of the kernel is there, and no packet passes it. Awake it cut connections of this machine.
+    rules = f"""
+table ip {table} {{
+  flags dormant
+  chain postrouting {{
+    type nat hook postrouting priority srcnat
+    masquerade
+  }}
+}}
+"""
     try:
         run(["nft", "--file", "-"], input_text=rules)
         run(["nft", "delete", "table", "ip", table])
