@@ -38,11 +38,13 @@ def init(tool: Tool) -> None:
 
 @click.command()
 @click.option("--accept-loss", is_flag=True, help="The ledger has lost more than half of itself, and that is meant.")
+@click.option("--no-throttle", is_flag=True, help="As fast as it goes, however long requests have to wait.")
 @as_json
 @click.pass_obj
-def full(tool: Tool, accept_loss: bool, wants_json: bool) -> None:
+def full(tool: Tool, accept_loss: bool, no_throttle: bool, wants_json: bool) -> None:
     """Copy the whole database, as the beginning of a new chain."""
-    _take(tool.settings, "full", partial(physical.full, accept_loss=accept_loss), wants_json)
+    settings = tool.settings.without_throttle() if no_throttle else tool.settings
+    _take(settings, "full", partial(physical.full, accept_loss=accept_loss), wants_json)
 
 
 @click.command()

@@ -138,6 +138,9 @@ class Limits(_Section):
         1800, gt=0, le=7200, description="Longest lock of a secondary that the others can do without."
     )
     megabytes_per_second: float = Field(0, ge=0, description="Most that a member sends in a second; 0: no limit.")
+    beside_application_megabytes_per_second: float = Field(
+        15, ge=0, description="The same for a member whose host also serves requests."
+    )
     most_lag_seconds: float = Field(60, gt=0, description="A secondary that is further behind is not copied.")
 
 
@@ -213,6 +216,11 @@ class Settings(_Section):
     def reserve_bytes(self) -> int:
         """Room that a run leaves free on the target."""
         return self.reserve_megabytes * _MEGABYTE
+
+    def without_throttle(self) -> Settings:
+        """The same, and members send as fast as it goes."""
+        limits = {"megabytes_per_second": 0.0, "beside_application_megabytes_per_second": 0.0}
+        return self.model_copy(update={"limits": self.limits.model_copy(update=limits)})
 
 
 def load_settings(path: Path = SETTINGS) -> Settings:

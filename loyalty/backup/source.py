@@ -58,11 +58,14 @@ class Copy(NamedTuple):
 @contextmanager
 def physical(settings: Settings, member: Member, *, progress: Progress) -> Iterator[Copy]:
     """Have the member send a copy of its data folder. SourceError at once when it does not begin."""
+    limits = settings.limits
     request = {
         "do": "physical",
-        "primary_lock_seconds_max": settings.limits.primary_lock_seconds,
-        "secondary_lock_seconds_max": settings.limits.secondary_lock_seconds,
-        "megabytes_per_second": settings.limits.megabytes_per_second,
+        "primary_lock_seconds_max": limits.primary_lock_seconds,
+        "secondary_lock_seconds_max": limits.secondary_lock_seconds,
+        "megabytes_per_second": limits.beside_application_megabytes_per_second
+        if member.beside_application
+        else limits.megabytes_per_second,
         "database": settings.database.name,
     }
     if settings.database.user is not None and settings.database.password_file is not None:

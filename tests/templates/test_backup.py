@@ -33,6 +33,8 @@ def test_the_program_accepts_its_settings(topology: str, keeper: str, system: st
     }[topology]
     beside = [member.address for member in settings.members if member.beside_application]
     assert beside == (["box1:27017"] if topology == "three-server" else [])
+    assert settings.limits.megabytes_per_second == 0
+    assert settings.limits.beside_application_megabytes_per_second == 15
     assert settings.log.every_seconds == 900
     assert settings.drill.within_days == 8
     assert "secret-of-" not in file.read_text(encoding="utf-8")
