@@ -245,7 +245,7 @@ def test_an_empty_database_in_the_place_of_the_archived_one_begins_no_chain(tmp_
         assert read_catalogue(site.target) == before
         assert site.run("log").returncode == 3
         assert "has 4 entries" in alarms(site.target)["full"]
-        taken = site.run("full", "--accept-loss")
+        taken = site.run("full", "--accept-loss", "--no-throttle")  # as after a restore
         assert taken.returncode == 0, taken.stderr
         archive_what_is_new(site.settings, site.target)
         assert alarms(site.target) == {}
