@@ -33,11 +33,19 @@ def test_the_program_accepts_its_settings(topology: str, keeper: str, system: st
     }[topology]
     beside = [member.address for member in settings.members if member.beside_application]
     assert beside == (["box1:27017"] if topology == "three-server" else [])
-    assert settings.limits.megabytes_per_second == 0
-    assert settings.limits.beside_application_megabytes_per_second == 15
     assert settings.log.every_seconds == 900
     assert settings.drill.within_days == 8
     assert "secret-of-" not in file.read_text(encoding="utf-8")
+
+
+@systems
+def test_the_program_is_told_how_fast_members_may_send(system: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup.toml"
+    asked = {"backup_rate_mb": 40, "backup_beside_app_rate_mb": 7}  # other than what either has by default
+    file.write_text(render("backup/templates/backup.toml.j2", system, topology="one-box", host="box1", **asked))
+    limits = load_settings(file).limits
+    assert limits.megabytes_per_second == 40
+    assert limits.beside_application_megabytes_per_second == 7
 
 
 @systems
