@@ -22,6 +22,7 @@ READ_ONLY = {"failed": True, "msg": "There was an issue creating /opt/x: Read-on
         (COMMAND | {"stderr": "borg: no room\n"}, "non-zero return code:\nborg: no room"),
         (COMMAND | {"stdout": "in its output"}, "non-zero return code:\nin its output"),
         (COMMAND, "non-zero return code"),
+        ({"msg": "MODULE FAILURE", "rc": 1, "module_stderr": "a traceback"}, "MODULE FAILURE:\na traceback"),
         (COMMAND | {"msg": "apt says: no room", "stderr": "no room"}, "apt says: no room"),
         (
             {"msg": "One or more items failed", "results": [{"failed": False, "msg": "well"}, READ_ONLY, READ_ONLY]},
